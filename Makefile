@@ -1,0 +1,67 @@
+# Everything happens in .venv; `make demo` and `make test` set it up by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready ## a whole cluster of emulated boards labels pictures, in under a minute
+	@$(BIN)/edgesched demo
+
+test: $(VENV)/.ready-dev ## formatting, lint, types, generated code, all tests
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.ready-dev ## what `make test` checks before the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python tests/support/check_generated.py
+
+format: $(VENV)/.ready-dev ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(VENV)/.ready-dev ## generate edgesched/v1 from protos/
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. protos/edgesched/v1/*.proto
+
+constraints: $(VENV)/.ready-dev ## write the versions that are installed now into constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+dev-scheduler: $(VENV)/.ready ## run the task manager in this terminal (gRPC 9999)
+	$(BIN)/python -m edgesched.task_manager
+
+dev-api: $(VENV)/.ready ## run the gateway in this terminal (HTTP 6666 and 8080)
+	$(BIN)/python -m gateway
+
+dev-worker: $(VENV)/.ready ## run an agent on this machine's CPU in this terminal (gRPC 20810)
+	$(BIN)/python -m agents
+
+dev-client: $(VENV)/.ready ## run the result receiver in this terminal (HTTP 8888)
+	$(BIN)/python client/rst_recv.py
+
+clean: ## remove the virtual environment and all run-time data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find workspace -mindepth 2 ! -name .gitkeep -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "edgesched needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "could not make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing edgesched into $(VENV) (once)"
+	@$(PIP_INSTALL) --editable '.[all]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@echo "installing what the tests need into $(VENV) (once)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
