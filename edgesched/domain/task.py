@@ -1,0 +1,145 @@
+"""Tasks, attempts and results: frozen facts, as the ledger knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+from edgesched.domain.detection import Detection
+from edgesched.domain.device import DeviceId
+from edgesched.domain.lifecycle import State, is_settled
+
+TaskId = NewType("TaskId", str)
+AttemptId = NewType("AttemptId", str)
+ImageRef = NewType("ImageRef", str)
+"""Opaque: only the image store that made it can read it."""
+
+
+class FailureKind(StrEnum):
+    """Why an attempt ended without labels."""
+
+    INVALID_INPUT = "invalid_input"  # the picture cannot be decoded: no other device will fare better
+    WORKER_ERROR = "worker_error"  # the backend or the decoder raised
+    WORKER_CRASHED = "worker_crashed"  # the worker process died with the task in hand
+    TIMED_OUT = "timed_out"  # the worker hung beyond the attempt's time
+    REFUSED = "refused"  # the agent would not take it: draining, full, model gone
+    DEVICE_LOST = "device_lost"  # the link or the board died
+
+
+COUNTED_FAILURES = frozenset(
+    {FailureKind.INVALID_INPUT, FailureKind.WORKER_ERROR, FailureKind.WORKER_CRASHED, FailureKind.TIMED_OUT}
+)
+"""Failures that the task itself may have caused. Only they count towards `max_attempts`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    kind: FailureKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Durations in milliseconds, measured on the device. None where the backend cannot know one."""
+
+    queued_ms: float | None = None  # on the board, before a worker took it
+    decode_ms: float | None = None
+    preprocess_ms: float | None = None
+    infer_ms: float | None = None
+    postprocess_ms: float | None = None
+    service_ms: float | None = None  # the whole time that it held a worker
+    transfer_ms: float | None = None  # first to last chunk, as the agent received them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The labels of one picture. width and height are pixels of the original; None if it was not decoded."""
+
+    detections: tuple[Detection, ...]
+    width: int | None
+    height: int | None
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A checked submission, its picture already durable in the image store."""
+
+    task_id: TaskId
+    client_id: str
+    submission_key: str  # unique per client: the same key again is the same submission
+    model: str
+    file_name: str
+    image: ImageRef
+    image_digest: str  # SHA-256, hex
+    size_bytes: int
+    receiver_url: str | None
+    deadline_ms: int | None  # time left for the whole task when it was submitted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One row of the ledger."""
+
+    task_id: TaskId
+    seq: int  # order of acceptance
+    revision: int  # grows with every change of any task: the cursor of `changes_since`
+    state: State
+    client_id: str
+    model: str
+    file_name: str
+    image: ImageRef | None  # None once the picture was retired
+    size_bytes: int
+    receiver_url: str | None
+    created_at_ms: int  # ledger's wall clock
+    updated_at_ms: int
+    expires_at_ms: int | None
+    attempt_id: AttemptId | None  # the current one; the winning one once DONE
+    device_id: DeviceId | None  # of that attempt
+    failed_attempts: int  # those that count towards max_attempts
+    last_error: str | None
+
+    @property
+    def is_settled(self) -> bool:
+        return is_settled(self.state, wants_delivery=self.receiver_url is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of one task on one device. `ended_at_ms` is None while it is open."""
+
+    attempt_id: AttemptId
+    task_id: TaskId
+    device_id: DeviceId
+    reason: str  # why placement chose this device
+    started_at_ms: int
+    ended_at_ms: int | None
+    failure: Failure | None
+    timings: Timings | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    state: State | None = None
+    model: str | None = None
+    client_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """Newest first. `next_cursor` is None on the last page."""
+
+    tasks: tuple[Task, ...]
+    next_cursor: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDetails:
+    task: Task
+    attempts: tuple[Attempt, ...]
+    result: Result | None
+
+
+TaskCounts = Mapping[State, int]

@@ -1,0 +1,62 @@
+"""The errors that cross a room's door. No transport words here: the edges translate (one table each).
+
+`task_manager/status.py` maps them to gRPC codes, `gateway/problems.py` to HTTP. A test asserts that both are complete.
+"""
+
+from __future__ import annotations
+
+
+class EdgeSchedError(Exception):
+    """Base of every expected error. The message is for people and says what to do."""
+
+
+class InvalidInput(EdgeSchedError):
+    """The request can never succeed as it is. Do not retry."""
+
+
+class NotKnown(EdgeSchedError):
+    """The task, device or model that was named does not exist."""
+
+
+class Conflict(EdgeSchedError):
+    """It exists already, or its present state does not allow this."""
+
+
+class IllegalTransition(EdgeSchedError):
+    """The lifecycle table has no row for this event in this state."""
+
+
+class StaleEpoch(EdgeSchedError):
+    """The sender was the owner once; a newer owner exists. It must stop acting as the owner."""
+
+
+class NoFeasibleDevice(EdgeSchedError):
+    """No device can take this work now. Retrying later may help."""
+
+
+class PeerUnavailable(EdgeSchedError):
+    """Another process could not be reached or did not answer in time. Retrying later may help."""
+
+
+class Overloaded(EdgeSchedError):
+    """A bounded queue is full. Retry after `retry_after_ms`."""
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class DeadlineExceeded(EdgeSchedError):
+    """The caller's time for this ran out. The task itself goes on unless it has a deadline of its own."""
+
+
+class TaskEnded(EdgeSchedError):
+    """The task that was waited for will have no labels: it failed, expired or was cancelled."""
+
+
+class StorageFailed(EdgeSchedError):
+    """The disk refused a write or a sync, or stored data does not match its digest. The process must end."""
+
+
+class StartupError(EdgeSchedError):
+    """The process cannot start: bad settings, a taken port, a workspace in use. Ends with exit code 2."""
