@@ -1,0 +1,176 @@
+"""Models are data: a directory with a `model.toml`, its weights, its labels and perhaps a decoder of its own.
+
+The task manager needs the names, an agent also the build for its board. The agent sends the parsed model to its
+workers, whose interpreter may be too old to read TOML.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from edgesched.errors import InvalidInput, NotKnown
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DECODER_OF_ONES_OWN = re.compile(r"[A-Za-z_]\w*:[A-Za-z_]\w*")
+DECODERS = ("yolov5", "yolov8", "classification", "none")
+DEFAULT_BUILD = "default"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Channels = tuple[float, float, float]
+
+
+class Build(BaseModel):
+    """How one kind of board runs the model: its file, and what its input looks like."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: str = "onnx"
+    file: str
+    input_width: PositiveInt
+    input_height: PositiveInt
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    colour_order: Literal["rgb", "bgr"] = "rgb"
+    scale: float = 1 / 255  # value = pixel * scale, then (value - mean) / std per channel, in colour_order
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    pad_value: Annotated[int, Field(ge=0, le=255)] = 114
+    options: Mapping[str, Any] = {}  # passed to the backend as they are
+
+    @field_validator("file")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise ValueError("must lie inside the model's directory")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: Channels) -> Channels:
+        if 0.0 in value:
+            raise ValueError("must not contain 0")
+        return value
+
+
+class Model(BaseModel):
+    """One `model.toml`. `directory` is where it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    directory: Path
+    name: str
+    version: str = "1"
+    description: str = ""
+    labels: tuple[str, ...] = Field(min_length=1)
+    decoder: str
+    confidence_threshold: Fraction = 0.25
+    iou_threshold: Fraction = 0.45
+    max_detections: PositiveInt = 300
+    builds: Mapping[str, Build] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not MODEL_NAME.fullmatch(value):
+            raise ValueError("use letters, digits, '.', '_' and '-', at most 64")
+        return value
+
+    @field_validator("decoder")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        if value not in DECODERS and not DECODER_OF_ONES_OWN.fullmatch(value):
+            raise ValueError(f"use one of {', '.join(DECODERS)}, or module:function of your own")
+        return value
+
+    def build_for(self, board_type: str) -> Build | None:
+        """The board's own build, else the default one, else None: this board cannot run the model."""
+        return self.builds.get(board_type) or self.builds.get(DEFAULT_BUILD)
+
+    def worker_spec(self, build: Build) -> dict[str, Any]:
+        """The JSON object that a worker is configured with (`agents/worker/model.py` reads it)."""
+        return {
+            **self.model_dump(mode="json", exclude={"builds", "description"}),
+            "directory": str(self.directory.resolve()),
+            "build": build.model_dump(mode="json"),
+        }
+
+
+def read_model(directory: Path) -> Model:
+    """Read `<directory>/model.toml`.
+
+    Raises: InvalidInput with every problem in one message (a missing file, an unknown key, a bad value).
+    """
+    path = directory / "model.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content.get("labels"), str):
+            lines = (directory / content["labels"]).read_text(encoding="utf-8").splitlines()
+            content["labels"] = [line.strip() for line in lines if line.strip()]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(f"{path}: {error}") from error
+    try:
+        model = Model(directory=directory, **content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise InvalidInput(f"{path}: " + "; ".join(problems)) from error
+    except TypeError as error:  # a key of the file that is `directory`
+        raise InvalidInput(f"{path}: {error}") from error
+    missing = [b.file for b in model.builds.values() if not (directory / b.file).is_file() and b.backend != "echo"]
+    if missing and len(missing) == len(model.builds):
+        raise InvalidInput(f"{path}: no build's file is there ({', '.join(missing)})")
+    return model
+
+
+def builtin_models_dir() -> Path:
+    """Where the demo model lies: inside the wheel, or beside the packages in a checkout."""
+    installed = Path(__file__).parent / "builtin_models"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "models"
+
+
+class Catalogue:
+    """All models of one process, by name."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = models
+
+    @classmethod
+    def read(cls, models_dir: Path) -> Catalogue:
+        """Read every directory below `models_dir` that has a model.toml, and the built-in models.
+
+        A model of the user's own hides a built-in one of the same name.
+        Raises: InvalidInput if one cannot be read, or two have the same name.
+        """
+        models: dict[str, Model] = {}
+        for root in (builtin_models_dir(), models_dir):
+            found: dict[str, Model] = {}
+            for path in sorted(root.glob("*/model.toml")):
+                model = read_model(path.parent)
+                if model.name in found:
+                    raise InvalidInput(
+                        f"two directories hold a model named {model.name!r}: "
+                        f"{found[model.name].directory} and {path.parent}; rename one in its model.toml"
+                    )
+                found[model.name] = model
+            models |= found
+        return cls(models)
+
+    def get(self, name: str) -> Model:
+        """Raises: NotKnown, naming the models that there are."""
+        try:
+            return self._models[name]
+        except KeyError:
+            there_are = ", ".join(self) or "none"
+            raise NotKnown(f"model {name!r} is not in the catalogue; there are: {there_are}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._models))
+
+    def __len__(self) -> int:
+        return len(self._models)

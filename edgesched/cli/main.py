@@ -1,0 +1,75 @@
+"""`edgesched`: a table of commands. Each one is a module of this package, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+
+import typer
+
+COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or a typer.Typer `app`
+    "demo": "edgesched.cli.demo",
+    "up": "edgesched.cli.up",
+    "task-manager": "edgesched.cli.task_manager",
+    "gateway": "edgesched.cli.gateway",
+    "agent": "edgesched.cli.agent",
+    "receive": "client.rst_recv",
+    "send": "client.send_pic",
+    "config": "edgesched.cli.config",
+}
+
+HELP = """A handful of unlike edge boards that look like one fast, dependable inference server.
+
+Start with `edgesched demo`. Every command explains itself with --help.
+"""
+
+
+# gRPC prints its own view of broken connections and taken ports to stderr; our logs and messages say it in our words.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def main() -> None:
+    """The console script."""
+    asked_for = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    app = typer.Typer(
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name in COMMANDS:
+        if asked_for == name or asked_for not in COMMANDS:
+            _add(app, name)
+    app()
+
+
+def run_command(name: str) -> None:
+    """One command as a program of its own: `python -m gateway`, `python client/send_pic.py`."""
+    app = typer.Typer(context_settings={"help_option_names": ["--help"]}, add_completion=False)
+    app.command()(importlib.import_module(COMMANDS[name]).command)
+    app()
+
+
+def _add(app: typer.Typer, name: str) -> None:
+    module = importlib.import_module(COMMANDS[name])
+    if isinstance(group := getattr(module, "app", None), typer.Typer):
+        app.add_typer(group, name=name)
+    else:
+        app.command(name)(module.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from edgesched import __version__
+
+        print(f"edgesched {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
