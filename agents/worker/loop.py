@@ -1,0 +1,257 @@
+"""A worker's life: configure, load, then one picture after the other until the daemon stops it or is gone.
+
+Exit codes: 0 stopped, or the daemon is gone; 1 a bug; 3 a model cannot run here (the "unavailable" frame says why);
+4 out of memory; 5 the stream from the daemon is broken (stderr says how).
+
+Nothing here needs numpy or OpenCV: the directories where they lie come with the "configure" frame.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, Mapping, NoReturn, Optional, Tuple
+
+from .errors import FrameError, InvalidInput, WorkerError, current_traceback
+from .frames import read_frame, write_frame
+from .spec import Configure, parse_configure
+
+if TYPE_CHECKING:
+    from .model import Answer, Model
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_UNAVAILABLE = 3
+EXIT_OUT_OF_MEMORY = 4
+EXIT_BROKEN_STREAM = 5
+
+PREFETCH = 2  # tasks that wait in the worker, so that compute never waits for its next picture
+MAX_MESSAGE_CHARS = 2_000
+PIP_NAMES = {"cv2": "opencv-python-headless"}
+
+
+def run(sock: socket.socket) -> NoReturn:
+    """Serve the daemon at the other end of the socket; ends the process."""
+    channel = Channel(sock)
+    threading.excepthook = _end_on_crash
+    configure = _configured(channel)
+    inbox = Inbox(channel)
+    pace = threading.Thread(target=_heartbeats, args=(channel, configure), name="heartbeat", daemon=True)
+    reader = threading.Thread(target=inbox.fill, name="reader", daemon=True)
+    for thread in (pace, reader):
+        thread.start()
+    models = _open_models(configure, channel)
+    while True:
+        task = inbox.next()
+        if task is None:
+            break
+        _perform(task, models, channel)
+    for model in models.values():
+        model.close()
+    _leave(EXIT_OK)
+
+
+class Channel:
+    """The socket to the daemon: whole frames, out from any thread, in from one.
+
+    A daemon that has closed its end ends the process at once, whatever else goes on: nobody would read the answer.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._writing = threading.Lock()
+        self._exit_code = EXIT_OK
+
+    def send(self, header: Mapping[str, Any]) -> None:
+        """Send one frame without a body. Raises: FrameError if it is too large; nothing was sent then."""
+        with self._writing:
+            try:
+                write_frame(self._sock, header)
+            except ConnectionError:
+                _leave(self._exit_code)
+
+    def receive(self) -> Tuple[Dict[str, Any], bytearray]:
+        """Wait for the next frame."""
+        try:
+            return read_frame(self._sock)
+        except EOFError:
+            _leave(self._exit_code)
+        except FrameError as error:
+            self.refuse(str(error))
+
+    def log(self, level: str, event: str, fields: Mapping[str, object]) -> None:
+        """Hand one log record to the daemon, which writes it. level: info, warning or error."""
+        self.send({"type": "log", "level": level, "event": event, "fields": dict(fields)})
+
+    def refuse(self, why: str) -> NoReturn:
+        """Give up on a daemon that does not keep to the protocol."""
+        _complain(why)
+        _leave(EXIT_BROKEN_STREAM)
+
+    def end(self, header: Mapping[str, Any], exit_code: int) -> NoReturn:
+        """Send the last frame and leave, with this code even if the daemon hangs up first."""
+        self._exit_code = exit_code
+        self.send(header)
+        _leave(exit_code)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture to look at. body: as encoded. min_service_ms: emulation, None to be as fast as possible."""
+
+    attempt_id: str
+    model: str
+    min_service_ms: Optional[float]
+    body: bytearray
+
+
+class Inbox:
+    """The tasks that came and were not started. One thread fills it, the main thread empties it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._tasks: queue.Queue[Optional[Task]] = queue.Queue(PREFETCH)
+        self._stopping = threading.Event()
+
+    def fill(self) -> None:
+        """Read frames for ever; the end of the stream ends the process from here."""
+        while True:
+            header, body = self._channel.receive()
+            if header["type"] == "task":
+                self._tasks.put(self._parsed(header, body))
+            elif header["type"] == "stop":
+                self._stopping.set()
+                self._tasks.put(None)  # only to wake `next`
+            else:
+                self._channel.refuse(f"a worker does not understand a {header['type']!r} frame")
+
+    def next(self) -> Optional[Task]:
+        """Wait for the next task; None once the daemon said stop, even if tasks are left."""
+        task = self._tasks.get()
+        return None if self._stopping.is_set() else task
+
+    def _parsed(self, header: Mapping[str, Any], body: bytearray) -> Task:
+        try:
+            least = header.get("min_service_ms")
+            return Task(
+                attempt_id=header["attempt_id"],
+                model=header["model"],
+                min_service_ms=None if least is None else float(least),
+                body=body,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            self._channel.refuse(f"a task frame lacks or garbles a key: {error!r}")
+
+
+def _configured(channel: Channel) -> Configure:
+    header, _ = channel.receive()
+    if header["type"] == "stop":  # the daemon was stopped while it started
+        _leave(EXIT_OK)
+    if header["type"] != "configure":
+        channel.refuse(f"the first frame must be 'configure', got {header['type']!r}")
+    try:
+        configure = parse_configure(header)
+    except InvalidInput as error:
+        channel.end({"type": "unavailable", "reason": str(error)}, EXIT_UNAVAILABLE)
+    sys.path.extend(configure.python_path)
+    return configure
+
+
+def _heartbeats(channel: Channel, configure: Configure) -> None:
+    """Show that the process lives, from before the models are loaded until it ends."""
+    never = threading.Event()
+    while not never.wait(configure.heartbeat_interval_ms / 1000):
+        channel.send({"type": "heartbeat"})
+
+
+def _open_models(configure: Configure, channel: Channel) -> Dict[str, Model]:
+    """Load and warm up every model, and say "ready"; or say "unavailable" and leave."""
+    try:
+        import cv2
+
+        from .model import open_model, versions_of
+
+        cv2.setNumThreads(configure.models[0].threads)  # workers share the cores; OpenCV would take them all
+        models = {spec.name: open_model(spec, channel.log) for spec in configure.models}
+    except ImportError as error:
+        package = error.name or "a package"
+        reason = (
+            f"the Python package {package!r} cannot be imported by {sys.executable} ({error}): install "
+            f"{PIP_NAMES.get(package, package)} for that interpreter, or name its directory in python_path"
+        )
+    except WorkerError as error:
+        reason = str(error)
+    else:
+        ready = {"type": "ready", "pid": os.getpid(), "python": platform.python_version()}
+        channel.send({**ready, "versions": versions_of(list(models.values())), "models": list(models)})
+        return models
+    channel.end({"type": "unavailable", "reason": reason[:MAX_MESSAGE_CHARS]}, EXIT_UNAVAILABLE)
+
+
+def _perform(task: Task, models: Mapping[str, Model], channel: Channel) -> None:
+    """Do one task and answer it with "done" or "failed"; only want of memory ends the worker."""
+    channel.send({"type": "started", "attempt_id": task.attempt_id})
+    began = time.perf_counter()
+    try:
+        if task.model not in models:
+            raise WorkerError(f"model {task.model!r} is not loaded here; loaded: {', '.join(models)}")
+        answer = models[task.model].run(task.body)
+        channel.send(_done(task, answer, began))
+    except InvalidInput as error:
+        channel.send(_failed(task, "invalid_input", str(error)))
+    except MemoryError as error:
+        channel.end(_failed(task, "worker_error", f"MemoryError: {error}"), EXIT_OUT_OF_MEMORY)
+    except Exception as error:  # noqa: BLE001 - vendors' libraries and users' decoders raise anything
+        fields = {"attempt_id": task.attempt_id, "model": task.model, "traceback": current_traceback()}
+        channel.log("error", "task.crashed", fields)
+        channel.send(_failed(task, "worker_error", f"{type(error).__name__}: {error}"))
+
+
+def _done(task: Task, answer: Answer, began: float) -> Dict[str, Any]:
+    """The "done" header, once the emulated time has passed too. began: time.perf_counter() when compute began."""
+    overrun_ms = 0.0
+    if task.min_service_ms is not None:
+        left_ms = task.min_service_ms - 1000 * (time.perf_counter() - began)
+        overrun_ms = max(0.0, -left_ms)
+        time.sleep(max(0.0, left_ms) / 1000)
+    return {
+        "type": "done",
+        "attempt_id": task.attempt_id,
+        "detections": answer.detections,
+        "width": answer.width,
+        "height": answer.height,
+        "decode_ms": round(answer.decode_ms, 3),
+        "preprocess_ms": round(answer.preprocess_ms, 3),
+        "infer_ms": round(answer.infer_ms, 3),
+        "postprocess_ms": round(answer.postprocess_ms, 3),
+        "service_ms": round(1000 * (time.perf_counter() - began), 3),
+        "overrun_ms": round(overrun_ms, 3),
+    }
+
+
+def _failed(task: Task, kind: str, message: str) -> Dict[str, Any]:
+    message = message[:MAX_MESSAGE_CHARS]
+    return {"type": "failed", "attempt_id": task.attempt_id, "kind": kind, "message": message}
+
+
+def _end_on_crash(crash: Any) -> None:
+    """A thread that dies takes the process with it: without its reader a worker would hang for ever."""
+    _complain("".join(traceback.format_exception(crash.exc_type, crash.exc_value, crash.exc_traceback)))
+    _leave(EXIT_OUT_OF_MEMORY if issubclass(crash.exc_type, MemoryError) else EXIT_BUG)
+
+
+def _complain(text: str) -> None:
+    print(f"worker {os.getpid()}: {text}", file=sys.stderr, flush=True)
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """End now: threads that wait and vendors' exit handlers, which crash, have no say any more."""
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -1,0 +1,432 @@
+"""The real worker process, fed over a real socket: from the source tree, and packed as an archive."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import agents.worker
+from agents.worker.frames import read_frame, write_frame
+from tests.support.graphs import (
+    bright_box_graph,
+    bright_box_picture,
+    channel_means_graph,
+    echo_spec,
+    encoded,
+    spec_for,
+)
+
+WITHIN_S = 30.0
+SOURCE = [sys.executable, "-m", "agents.worker"]
+
+
+class WorkerProcess:
+    """The daemon's side of one worker."""
+
+    def __init__(self, process: subprocess.Popen[str], sock: socket.socket) -> None:
+        self.process = process
+        self.sock = sock
+
+    def send(self, kind: str, body: bytes = b"", **fields: Any) -> None:
+        write_frame(self.sock, {"type": kind, **fields}, body)
+
+    def configure(self, *specs: dict[str, Any], **fields: Any) -> None:
+        defaults = {"threads": 1, "slot": 0, "python_path": [], "heartbeat_interval_ms": 60_000}
+        self.send("configure", models=list(specs), **{**defaults, **fields})
+
+    def task(self, body: bytes, model: str = "shapes", attempt_id: str = "a1", **fields: Any) -> None:
+        self.send("task", body, attempt_id=attempt_id, model=model, **fields)
+
+    def receive(self, *kinds: str) -> dict[str, Any]:
+        """The next frame, which must be of one of these kinds."""
+        header, body = read_frame(self.sock)
+        assert header["type"] in kinds, header
+        assert body == b""
+        return header
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for the end; the exit code and stderr."""
+        _, errors = self.process.communicate(timeout=WITHIN_S)
+        return self.process.returncode, errors
+
+
+@contextmanager
+def running(command: list[str] | None = None, **options: Any) -> Iterator[WorkerProcess]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(WITHIN_S)
+    with ours, theirs:
+        process = subprocess.Popen(
+            [*(command or SOURCE), "--fd", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        theirs.close()
+        try:
+            yield WorkerProcess(process, ours)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> dict[str, Any]:
+    return spec_for(bright_box_graph(tmp_path / "shapes.onnx", "yolov8"), "yolov8")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> list[str]:
+    """The command that runs the package as the daemon packs it."""
+    root = Path(agents.worker.__file__).parent
+    path = tmp_path / "worker.pyz"
+    with zipfile.ZipFile(path, "w") as packed:
+        for file in root.rglob("*.py"):
+            packed.write(file, Path("worker") / file.relative_to(root))
+        packed.writestr("__main__.py", "import worker.__main__\nworker.__main__.main()\n")
+    return [sys.executable, "-I", str(path)]
+
+
+PICTURE = encoded(bright_box_picture(128, 64, (20, 10, 80, 50)), ".png")
+ITS_LABELS = [{"class_id": 1, "label": "square", "confidence": 1.0, "x1": 20.0, "y1": 10.0, "x2": 80.0, "y2": 50.0}]
+
+
+def check_one_life(worker: WorkerProcess, spec: dict[str, Any]) -> None:
+    """From "configure" to "stop"."""
+    worker.configure(spec)
+    ready = worker.receive("ready")
+    assert ready["pid"] == worker.process.pid
+    assert ready["models"] == ["shapes"]
+    assert ready["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert set(ready["versions"]) == {"numpy", "cv2", "onnxruntime"}
+    worker.task(PICTURE)
+    assert worker.receive("started") == {"type": "started", "attempt_id": "a1"}
+    done = worker.receive("done")
+    assert done["detections"] == ITS_LABELS
+    assert (done["attempt_id"], done["width"], done["height"], done["overrun_ms"]) == ("a1", 128, 64, 0)
+    steps_ms = sum(done[step] for step in ("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms"))
+    assert 0 < steps_ms <= done["service_ms"]
+    worker.send("stop")
+    assert worker.ended() == (0, "")
+
+
+def test_a_worker_from_the_source_tree(spec: dict[str, Any]) -> None:
+    with running() as worker:
+        check_one_life(worker, spec)
+
+
+def test_a_worker_from_an_archive(spec: dict[str, Any], archive: list[str], tmp_path: Path) -> None:
+    with running(archive, cwd=tmp_path) as worker:
+        check_one_life(worker, spec)
+
+
+def bomb() -> bytes:
+    """A PNG of 100 megapixels in a few hundred kilobytes."""
+    return encoded(np.zeros((10_000, 10_000, 1), np.uint8))
+
+
+def test_a_bad_picture_fails_alone(spec: dict[str, Any]) -> None:
+    with running() as worker:
+        worker.configure(spec)
+        worker.receive("ready")
+        jpeg = encoded(bright_box_picture(128, 64, (20, 10, 80, 50)), ".jpg")
+        for body, told in (
+            (b"", "0 bytes"),
+            (b"not a picture", "not a picture"),
+            (PICTURE[:-30], "truncated PNG"),
+            (jpeg[:-30], "truncated JPEG"),
+            (bomb(), "over 64000000 pixels"),
+        ):
+            worker.task(body)
+            worker.receive("started")
+            failed = worker.receive("failed")
+            assert (failed["attempt_id"], failed["kind"]) == ("a1", "invalid_input")
+            assert told in failed["message"]
+        worker.task(PICTURE)
+        worker.receive("started")
+        assert worker.receive("done")["detections"] == ITS_LABELS
+
+
+def test_a_crash_in_one_task_fails_alone(spec: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "moody.py").write_text(
+        "def decode(outputs, model, geometry):\n"
+        "    if geometry.original_width == 128:\n"
+        "        raise KeyError('wide')\n"
+        "    return []\n"
+    )
+    with running() as worker:
+        worker.configure({**spec, "decoder": "moody:decode"})
+        worker.receive("ready")
+        worker.task(PICTURE)
+        worker.receive("started")
+        log = worker.receive("log")
+        assert (log["level"], log["event"], log["fields"]["attempt_id"]) == ("error", "task.crashed", "a1")
+        assert "moody.py" in log["fields"]["traceback"]
+        failed = worker.receive("failed")
+        assert (failed["kind"], failed["message"]) == ("worker_error", "KeyError: 'wide'")
+        worker.task(encoded(bright_box_picture(64, 64, (0, 0, 5, 5))), attempt_id="a2")
+        worker.receive("started")
+        assert worker.receive("done")["attempt_id"] == "a2"
+
+
+def test_a_model_that_is_not_loaded_is_the_workers_error(spec: dict[str, Any]) -> None:
+    with running() as worker:
+        worker.configure(spec)
+        worker.receive("ready")
+        worker.task(PICTURE, model="cats")
+        worker.receive("started")
+        worker.receive("log")
+        failed = worker.receive("failed")
+        assert failed["kind"] == "worker_error"
+        assert "'cats' is not loaded here; loaded: shapes" in failed["message"]
+
+
+def test_want_of_memory_is_reported_and_ends_the_worker(spec: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "hungry.py").write_text(
+        "def decode(outputs, model, geometry):\n"
+        "    if geometry.original_width == 128:\n"
+        "        raise MemoryError('no room')\n"
+        "    return []\n"
+    )
+    with running() as worker:
+        worker.configure({**spec, "decoder": "hungry:decode"})
+        worker.receive("ready")
+        worker.task(PICTURE)
+        worker.receive("started")
+        failed = worker.receive("failed")
+        assert (failed["kind"], failed["message"]) == ("worker_error", "MemoryError: no room")
+        assert worker.ended() == (4, "")
+
+
+def test_several_models_in_one_worker(spec: dict[str, Any], tmp_path: Path) -> None:
+    means = spec_for(channel_means_graph(tmp_path / "means.onnx"), "classification", name="means")
+    with running() as worker:
+        worker.configure(spec, means, echo_spec())
+        assert worker.receive("ready")["models"] == ["shapes", "means", "nothing"]
+        labels = {}
+        for model in ("means", "nothing", "shapes"):
+            worker.task(PICTURE, model=model)
+            worker.receive("started")
+            labels[model] = worker.receive("done")
+        assert labels["shapes"]["detections"] == ITS_LABELS
+        assert labels["means"]["width"] == 128
+        assert (labels["nothing"]["detections"], labels["nothing"]["width"]) == ([], None)
+
+
+def test_emulation_waits_and_counts_overruns() -> None:
+    with running() as worker:
+        worker.configure(echo_spec())
+        worker.receive("ready")
+        for least_ms, overran in ((80.0, False), (0.0, True)):
+            worker.task(b"anything", model="nothing", min_service_ms=least_ms)
+            worker.receive("started")
+            done = worker.receive("done")
+            assert done["service_ms"] >= least_ms
+            assert (done["overrun_ms"] > 0) == overran
+
+
+def test_tasks_are_answered_in_order_however_many_are_sent_ahead(spec: dict[str, Any]) -> None:
+    with running() as worker:
+        worker.configure(spec)
+        for number in range(8):  # even before "ready"
+            worker.task(PICTURE, attempt_id=str(number))
+        worker.receive("ready")
+        for number in range(8):
+            assert worker.receive("started")["attempt_id"] == str(number)
+            assert worker.receive("done")["attempt_id"] == str(number)
+
+
+def test_stop_lets_the_current_task_finish_and_starts_no_other() -> None:
+    with running() as worker:
+        worker.configure(echo_spec())
+        worker.receive("ready")
+        worker.task(b"", model="nothing", attempt_id="current", min_service_ms=500.0)
+        worker.receive("started")
+        worker.task(b"", model="nothing", attempt_id="next")
+        worker.send("stop")
+        assert worker.receive("done")["attempt_id"] == "current"
+        with pytest.raises(EOFError):
+            read_frame(worker.sock)
+        assert worker.ended() == (0, "")
+
+
+def test_stop_may_be_the_first_frame() -> None:
+    with running() as worker:
+        worker.send("stop")
+        assert worker.ended() == (0, "")
+
+
+def test_heartbeats_come_while_a_task_runs() -> None:
+    with running() as worker:
+        worker.configure(echo_spec(), heartbeat_interval_ms=20)
+        while worker.receive("heartbeat", "ready")["type"] != "ready":
+            pass
+        worker.task(b"", model="nothing", min_service_ms=500.0)
+        while worker.receive("heartbeat", "started")["type"] != "started":
+            pass
+        beats = 0
+        while worker.receive("heartbeat", "done")["type"] != "done":
+            beats += 1
+        assert beats >= 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"file": "gone.onnx"}, "gone.onnx: put it there, or correct `file` in model.toml"),
+        ({"backend": "abacus"}, "backend 'abacus' is unknown"),
+        ({"decoder": "yolov5"}, "decoder yolov5 expects an output of shape"),
+        ({"confidence_threshold": 3}, "confidence_threshold must be 0..1"),
+    ],
+)
+def test_a_model_that_cannot_run_makes_the_worker_unavailable(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    path = bright_box_graph(tmp_path / "shapes.onnx", "yolov8")
+    with running() as worker:
+        worker.configure(spec_for(path, **{"decoder": "yolov8", **changes}))
+        reason = worker.receive("unavailable", "log")
+        if reason["type"] == "log":
+            reason = worker.receive("unavailable")
+        assert reason["reason"].startswith("model 'shapes'")
+        assert told in reason["reason"]
+        assert worker.ended() == (3, "")
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "cv2", "numpy"])
+def test_a_missing_package_makes_the_worker_unavailable(spec: dict[str, Any], package: str) -> None:
+    hide = f"import sys; sys.modules[{package!r}] = None; from agents.worker.__main__ import main; main()"
+    with running([sys.executable, "-c", hide]) as worker:
+        worker.configure(spec)
+        reason = worker.receive("unavailable")["reason"]
+        assert package in reason
+        assert "python_path" in reason
+        assert worker.ended() == (3, "")
+
+
+def test_packages_are_found_in_python_path(spec: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "vendor_of_mine.py").write_text("CLASS = 2")
+    (tmp_path / "mine.py").write_text(
+        "import vendor_of_mine\n"
+        "def decode(outputs, model, geometry): return [(vendor_of_mine.CLASS, 0.5, 0, 0, 9, 9)]\n"
+    )
+    with running() as worker:
+        worker.configure({**spec, "decoder": "mine:decode"}, python_path=[str(tmp_path / "extra")])
+        worker.receive("ready")
+        worker.task(PICTURE)
+        worker.receive("started")
+        assert worker.receive("done")["detections"][0]["label"] == "star"
+    assert not list(tmp_path.glob("**/__pycache__")), "a model's directory must stay as it was delivered"
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"\xff" * 8, "over the limit"),
+        (b"\x05\0\0\0\0\0\0\0hello", "not UTF-8 JSON"),
+        (b"\x0f\0\0\0\0\0\0\0" + b'{"type":"task"}', "must be 'configure', got 'task'"),
+        (b"\x0f\0\0\0", "ended inside a frame"),
+    ],
+)
+def test_a_broken_stream_ends_the_worker_with_one_line(raw: bytes, told: str) -> None:
+    with running() as worker:
+        worker.sock.sendall(raw)
+        worker.sock.shutdown(socket.SHUT_WR)
+        code, errors = worker.ended()
+        assert code == 5
+        assert told in errors
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("frame", [{"type": "dance"}, {"type": "task", "model": "nothing"}])
+def test_a_frame_that_is_not_understood_ends_the_worker(frame: dict[str, Any]) -> None:
+    with running() as worker:
+        worker.configure(echo_spec())
+        worker.receive("ready")
+        write_frame(worker.sock, frame)
+        code, errors = worker.ended()
+        assert code == 5
+        assert "frame" in errors
+
+
+def test_a_closed_socket_ends_an_idle_worker(spec: dict[str, Any]) -> None:
+    with running() as worker:
+        worker.configure(spec)
+        worker.receive("ready")
+        worker.sock.close()
+        assert worker.ended() == (0, "")
+
+
+def test_a_closed_socket_ends_a_worker_in_the_middle_of_a_task() -> None:
+    with running() as worker:
+        worker.configure(echo_spec())
+        worker.receive("ready")
+        worker.task(b"", model="nothing", min_service_ms=600_000.0)
+        worker.receive("started")
+        worker.sock.close()
+        assert worker.ended() == (0, "")
+
+
+def test_a_closed_socket_ends_a_worker_whose_inbox_is_full() -> None:
+    with running() as worker:
+        worker.configure(echo_spec(), heartbeat_interval_ms=50)
+        for number in range(6):
+            worker.task(b"x" * 1000, model="nothing", attempt_id=str(number), min_service_ms=600_000.0)
+        while worker.receive("ready", "heartbeat", "started")["type"] != "started":
+            pass
+        worker.sock.close()
+        assert worker.ended() == (0, "")
+
+
+def test_ctrl_c_in_the_terminal_leaves_the_end_to_the_daemon() -> None:
+    with running() as worker:
+        worker.configure(echo_spec())
+        worker.receive("ready")
+        worker.process.send_signal(signal.SIGINT)
+        worker.task(b"", model="nothing")
+        worker.receive("started")
+        worker.receive("done")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_killed_parent_takes_the_worker_with_it() -> None:
+    """The socket stays open here, in the test: it is the kernel that ends the worker."""
+    parent = (
+        "import subprocess, sys, time\n"
+        "command = [sys.executable, '-m', 'agents.worker', '--fd', sys.argv[1]]\n"
+        "print(subprocess.Popen(command, pass_fds=[int(sys.argv[1])]).pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    ours, theirs = socket.socketpair()
+    ours.settimeout(WITHIN_S)
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", parent, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            watched = os.pidfd_open(int(process.stdout.readline()))
+            write_frame(ours, {"type": "configure", "models": [echo_spec()], "heartbeat_interval_ms": 60_000})
+            assert read_frame(ours)[0]["type"] == "ready"
+        finally:
+            process.kill()
+            process.communicate()
+        ended, _, _ = select.select([watched], [], [], WITHIN_S)
+        os.close(watched)
+        assert ended, "the worker outlived its parent"

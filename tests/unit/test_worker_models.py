@@ -1,0 +1,190 @@
+"""Whole models: an encoded picture in, labels out, through ONNX Runtime on graphs whose boxes are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.worker.errors import BackendUnavailable, InvalidInput, ModelUnavailable
+from agents.worker.model import Model, open_model, versions_of
+from agents.worker.spec import parse_model
+from tests.support.graphs import (
+    LABELS,
+    bright_box_graph,
+    bright_box_picture,
+    channel_means_graph,
+    constant_graph,
+    echo_spec,
+    encoded,
+    spec_for,
+)
+
+PICTURE = encoded(np.zeros((48, 96, 3), np.uint8))  # twice as wide as high: in 64 x 64 it is 64 x 32, bars of 16
+LOGGED = list[tuple[str, str, Mapping[str, object]]]
+
+
+def opened(spec: dict[str, Any], logged: LOGGED | None = None) -> Model:
+    records: LOGGED = [] if logged is None else logged
+    return open_model(parse_model(spec), lambda *record: records.append(record))
+
+
+def boxes(model: Model, picture: bytes = PICTURE) -> list[tuple[Any, ...]]:
+    answer = model.run(bytearray(picture))
+    return [
+        (found["label"], found["confidence"], *(found[side] for side in ("x1", "y1", "x2", "y2")))
+        for found in answer.detections
+    ]
+
+
+TWO_SHAPES = [[32, 32, 16, 8, 0.2, 0.9, 0.1], [16, 24, 8, 8, 0.6, 0.1, 0.1], [33, 32, 16, 8, 0.2, 0.7, 0.1]]
+THEIR_LABELS = [("square", 0.9, 36.0, 18.0, 60.0, 30.0), ("circle", 0.6, 18.0, 6.0, 30.0, 18.0)]
+
+
+def test_yolov8_graph(tmp_path: Path) -> None:
+    output = np.array(TWO_SHAPES, np.float32).T[np.newaxis]
+    assert boxes(opened(spec_for(constant_graph(tmp_path / "m.onnx", output), "yolov8"))) == THEIR_LABELS
+
+
+def test_transposed_yolov8_graph(tmp_path: Path) -> None:
+    output = np.array(TWO_SHAPES, np.float32)[np.newaxis]
+    assert boxes(opened(spec_for(constant_graph(tmp_path / "m.onnx", output), "yolov8"))) == THEIR_LABELS
+
+
+def test_yolov5_graph(tmp_path: Path) -> None:
+    output = np.array([[[*row[:4], 0.5, *row[4:]] for row in TWO_SHAPES]], np.float32)
+    model = opened(spec_for(constant_graph(tmp_path / "m.onnx", output, output), "yolov5", confidence_threshold=0.2))
+    assert boxes(model) == [(label, confidence / 2, *box) for label, confidence, *box in THEIR_LABELS]
+
+
+def test_stretched_yolov8_graph(tmp_path: Path) -> None:
+    output = np.array(TWO_SHAPES[:1], np.float32).T[np.newaxis]
+    path = constant_graph(tmp_path / "m.onnx", output)
+    assert boxes(opened(spec_for(path, "yolov8", resize="stretch"))) == [("square", 0.9, 36.0, 21.0, 60.0, 27.0)]
+
+
+def test_classification_graph(tmp_path: Path) -> None:
+    path = constant_graph(tmp_path / "m.onnx", np.array([[0.0, 1.0, 3.0]], np.float32))
+    assert boxes(opened(spec_for(path, "classification"))) == [("star", 0.8438, 0.0, 0.0, 96.0, 48.0)]
+
+
+def test_a_decoder_of_ones_own_on_a_graph_of_two_outputs(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def decode(outputs, model, geometry):\n"
+        "    boxes, classes = outputs\n"
+        "    return [(c, model.confidence_threshold, *b) for c, b in zip(classes, geometry.to_original(boxes))]\n"
+    )
+    graph = constant_graph(tmp_path / "m.onnx", np.array([[0, 16, 64, 48]], np.float32), np.array([2], np.int64))
+    assert boxes(opened(spec_for(graph, "mine:decode"))) == [("star", 0.35, 0.0, 0.0, 96.0, 48.0)]
+
+
+@pytest.mark.parametrize("decoder", ["yolov5", "yolov8"])
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (640, 480), (480, 640), (501, 333), (40, 30), (1000, 90)])
+def test_a_drawn_box_is_found_where_it_was_drawn(
+    tmp_path: Path, decoder: str, resize: str, width: int, height: int
+) -> None:
+    model = opened(spec_for(bright_box_graph(tmp_path / "m.onnx", decoder), decoder, resize=resize))
+    box = (width // 5, height // 4, width * 3 // 4, height * 4 // 5)
+    ((label, confidence, *found),) = boxes(model, encoded(bright_box_picture(width, height, box)))
+    assert (label, confidence) == ("square", 1.0)
+    across, down = (max(width, height),) * 2 if resize == "letterbox" else (width, height)
+    tolerance = [1.01 * max(1.0, side / 64) for side in (across, down)] * 2  # one pixel of the input, in the picture
+    assert (np.abs(np.array(found) - box) <= tolerance).all()
+
+
+def test_a_dark_picture_holds_nothing(tmp_path: Path) -> None:
+    assert boxes(opened(spec_for(bright_box_graph(tmp_path / "m.onnx", "yolov8"), "yolov8"))) == []
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize(("colour_order", "blue_is"), [("rgb", 2), ("bgr", 0)])
+def test_channels_come_in_the_order_and_type_of_the_build(
+    tmp_path: Path, layout: str, dtype: str, colour_order: str, blue_is: int
+) -> None:
+    path = channel_means_graph(tmp_path / "m.onnx", layout, dtype)
+    scale = 1.0 if dtype == "uint8" else 1 / 255
+    changes: dict[str, Any] = {
+        "layout": layout,
+        "dtype": dtype,
+        "colour_order": colour_order,
+        "scale": scale,
+        "resize": "stretch",
+    }
+    blue = np.zeros((30, 50, 3), np.uint8)
+    blue[:, :, 0] = 255
+    (found,) = boxes(opened(spec_for(path, "classification", **changes)), encoded(blue))
+    assert found[0] == LABELS[blue_is]
+    assert found[2:] == (0.0, 0.0, 50.0, 30.0)
+
+
+def test_the_answer_tells_size_and_times(tmp_path: Path) -> None:
+    answer = opened(spec_for(bright_box_graph(tmp_path / "m.onnx", "yolov8"), "yolov8")).run(bytearray(PICTURE))
+    assert (answer.width, answer.height) == (96, 48)
+    assert min(answer.decode_ms, answer.preprocess_ms, answer.infer_ms, answer.postprocess_ms) > 0
+
+
+def test_outputs_that_are_not_finite_are_logged_once(tmp_path: Path) -> None:
+    logged: LOGGED = []
+    output = np.array([[[np.nan, 32, 20, 20, 0.9, 0, 0], [32, 32, 16, 8, 0.2, 0.9, 0.1]]], np.float32)
+    model = opened(spec_for(constant_graph(tmp_path / "m.onnx", output), "yolov8"), logged)
+    assert [boxes(model), boxes(model)] == [THEIR_LABELS[:1]] * 2
+    assert [record[:2] for record in logged] == [("warning", "boxes.dropped")]
+
+
+def test_no_picture_is_invalid_input(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        opened(spec_for(bright_box_graph(tmp_path / "m.onnx", "yolov8"), "yolov8")).run(bytearray(b"no picture"))
+
+
+def test_echo_looks_at_nothing() -> None:
+    answer = opened(echo_spec()).run(bytearray(b"no picture"))
+    assert (answer.detections, answer.width, answer.height) == ([], None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "told"),
+    [
+        ({"backend": "cuda"}, InvalidInput, "backend 'cuda' is unknown: use one of echo, onnx"),
+        ({"file": "gone.onnx"}, ModelUnavailable, r"there is no file .*gone\.onnx"),
+        ({"file": "text.onnx"}, ModelUnavailable, r"cannot load .*text\.onnx"),
+        ({"input_width": 32}, ModelUnavailable, r"takes tensor\(float\) of shape \(1, 3, 64, 64\), but model.toml"),
+        ({"layout": "nhwc"}, ModelUnavailable, "correct input_width, input_height, layout or dtype"),
+        ({"dtype": "float16"}, ModelUnavailable, r"describes tensor\(float16\)"),
+        ({"options": {"provider": "x"}}, InvalidInput, "no option provider"),
+        ({"options": {"providers": ["TarotExecutionProvider"]}}, BackendUnavailable, "no TarotExecutionProvider, only"),
+        ({"decoder": "yolov5"}, ModelUnavailable, r"expects an output of shape \(1, N, 8\) for 3 labels"),
+        ({"labels": ["one"]}, ModelUnavailable, r"\(1, 5, N\) or \(1, N, 5\) for 1 labels, got \(1, 7, 1\)"),
+        ({"backend": "echo"}, ModelUnavailable, "decoder must be 'none'"),
+    ],
+)
+def test_a_model_that_cannot_run_here_says_why(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    path = bright_box_graph(tmp_path / "m.onnx", "yolov8")
+    (tmp_path / "text.onnx").write_text("not a graph")
+    with pytest.raises(error, match="model 'shapes'.*" + told):
+        opened({**spec_for(path, "yolov8"), **spec_for(path, **{"decoder": "yolov8", **changes})})
+
+
+def test_a_crash_at_warm_up_is_one_sentence_and_a_log_record(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def decode(outputs, model, geometry): return outputs[7]")
+    logged: LOGGED = []
+    with pytest.raises(ModelUnavailable, match="model 'shapes' cannot run on backend 'onnx': IndexError: list index"):
+        opened(spec_for(bright_box_graph(tmp_path / "m.onnx", "yolov8"), "mine:decode"), logged)
+    assert [record[:2] for record in logged] == [("error", "model.crashed")]
+
+
+def test_an_open_batch_dimension_fits(tmp_path: Path) -> None:
+    output = np.array(TWO_SHAPES, np.float32).T[np.newaxis]
+    path = constant_graph(tmp_path / "m.onnx", output, input_shape=("batch", 3, None, None))
+    assert boxes(opened(spec_for(path, "yolov8"))) == THEIR_LABELS
+
+
+def test_versions_name_the_libraries(tmp_path: Path) -> None:
+    model = opened(spec_for(bright_box_graph(tmp_path / "m.onnx", "yolov8"), "yolov8"))
+    assert set(versions_of([model])) == {"numpy", "cv2", "onnxruntime"}
