@@ -1,0 +1,128 @@
+"""/schedule: where work goes, and why. With a list of tasks it is placement; without one a dry run for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgesched import rest
+from edgesched.domain.device import DeviceId
+from edgesched.errors import InvalidInput, NoFeasibleDevice
+from edgesched.ports import Candidate, PlacementRequest
+from gateway.local_placement import LocalPlacement
+from gateway.routes import LARGEST_NUMBER, Route, json_reply, whole_number
+
+TYPICAL_PICTURE_BYTES = 160_000
+"""A dry run that names no size asks for such a picture."""
+
+MAX_TASKS_PER_REQUEST = 10_000
+
+ASSUMPTION = "as if nothing were in flight: only the task manager knows what is, and says so with each of its requests"
+
+
+class DryRunRequest(BaseModel):
+    """The body of a POST. All of it may also stand in the query, which wins."""
+
+    model_config = ConfigDict(frozen=True)
+
+    strategy: str | None = None
+    stargety: str | None = None  # the spelling of the system that people come from
+    model: str | None = None
+    size_bytes: Annotated[int, Field(ge=0, le=LARGEST_NUMBER)] = TYPICAL_PICTURE_BYTES
+    tasks: object = None  # present: this is no dry run
+
+
+class DryRun(BaseModel):
+    """Which device would get a picture, and why not another one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    strategy: str
+    model: str | None
+    size_bytes: int
+    device_id: DeviceId
+    reason: str
+    chosen: Candidate
+    runner_up: Candidate | None
+    excluded: Mapping[DeviceId, str]
+    assumption: str = ASSUMPTION
+
+
+DRY_RUN_REQUEST: rest.Wire[DryRunRequest] = rest.Wire(DryRunRequest)
+DRY_RUN: rest.Wire[DryRun] = rest.Wire(DryRun)
+
+
+class Schedule:
+    def __init__(self, placement: LocalPlacement) -> None:
+        self._placement = placement
+
+    def routes(self) -> Sequence[Route]:
+        ask = "?strategy=&model=&size_bytes=: dry run, says which device and why"
+        place = "the same; with a list of tasks: place them"
+        return (
+            Route(method="GET", path="/schedule", handler=self.ask, summary=ask),
+            Route(method="POST", path="/schedule", handler=self.place, summary=place),
+        )
+
+    async def ask(self, request: web.Request) -> web.Response:
+        return self._dry_run(request.query, DryRunRequest())
+
+    async def place(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        wanted = DRY_RUN_REQUEST.parse(body or b"{}")
+        if wanted.tasks is None:
+            return self._dry_run(request.query, wanted)
+        placement = rest.PLACEMENT_REQUEST.parse(body)
+        _check(placement)
+        strategy = _strategy(request.query) or placement.strategy or wanted.stargety
+        plan = await self._placement.place(replace(placement, strategy=strategy))
+        return json_reply(rest.PLACEMENT_PLAN.dump(plan))
+
+    def _dry_run(self, query: Mapping[str, str], body: DryRunRequest) -> web.Response:
+        """Raises: NoFeasibleDevice with every device's reason."""
+        model = query.get("model") or body.model
+        size_bytes = whole_number(query, "size_bytes")
+        if size_bytes is None:
+            size_bytes = body.size_bytes
+        strategy = _strategy(query) or body.strategy or body.stargety
+        decision = self._placement.dry_run(model=model, size_bytes=size_bytes, strategy=strategy)
+        if decision.device_id is None or decision.chosen is None:
+            raise NoFeasibleDevice(decision.reason())
+        reply = DryRun(
+            strategy=decision.strategy,
+            model=model,
+            size_bytes=size_bytes,
+            device_id=decision.device_id,
+            reason=decision.reason(),
+            chosen=decision.chosen,
+            runner_up=decision.runner_up,
+            excluded=decision.excluded,
+        )
+        return json_reply(DRY_RUN.dump(reply))
+
+
+def _strategy(query: Mapping[str, str]) -> str | None:
+    return query.get("strategy") or query.get("stargety")
+
+
+def _check(request: PlacementRequest) -> None:
+    """What the types do not say. Raises: InvalidInput."""
+    if len(request.tasks) > MAX_TASKS_PER_REQUEST:
+        raise InvalidInput(f"tasks: at most {MAX_TASKS_PER_REQUEST} in one request, got {len(request.tasks)}")
+    sizes = {
+        "tasks": [task.size_bytes for task in request.tasks],
+        "in_flight": [attempt.size_bytes for attempt in request.in_flight],
+        "finished": [sample.size_bytes for sample in request.finished],
+    }
+    for name, values in sizes.items():
+        for i, size_bytes in enumerate(values):
+            if not 0 <= size_bytes <= LARGEST_NUMBER:
+                raise InvalidInput(f"{name}.{i}.size_bytes must be from 0 to {LARGEST_NUMBER}, got {size_bytes}")
+    for i, attempt in enumerate(request.in_flight):
+        if not math.isfinite(attempt.elapsed_ms) or attempt.elapsed_ms < 0:
+            raise InvalidInput(f"in_flight.{i}.elapsed_ms must be a finite number, 0 or more, got {attempt.elapsed_ms}")

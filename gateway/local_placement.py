@@ -1,0 +1,71 @@
+"""Placement as a function call: the registry's snapshot, the planner, and what it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+from edgesched.domain.device import DeviceState
+from edgesched.placement.estimate import PlacementMemory
+from edgesched.placement.filters import ANY_MODEL
+from edgesched.placement.planner import plan, preview
+from edgesched.placement.strategies import strategy_name
+from edgesched.ports import Decision, DeviceRoute, PlacementPlan, PlacementRequest
+from gateway.registry import Registry
+
+
+class LocalPlacement:
+    """The `Placement` port where the fleet is at hand.
+
+    default_strategy: None means placement's own default.
+    Raises: InvalidInput if it is not known.
+    """
+
+    def __init__(
+        self, registry: Registry, memory: PlacementMemory | None = None, default_strategy: str | None = None
+    ) -> None:
+        self._registry = registry
+        self._memory = memory or PlacementMemory()
+        self._default_strategy = strategy_name(default_strategy)
+        self._seen_version = -1
+
+    async def place(self, request: PlacementRequest) -> PlacementPlan:
+        self._seen_version = self._registry.version
+        fleet = self._registry.snapshot()
+        request = replace(request, strategy=request.strategy or self._default_strategy)
+        decisions = plan(request, fleet, self._memory)
+        routes = tuple(
+            DeviceRoute(
+                device_id=device.device_id,
+                address=device.address,
+                boot_id=device.boot_id,
+                is_ready=device.state is DeviceState.READY,
+                outbox_count=device.outbox_count,
+            )
+            for device in fleet.devices
+        )
+        return PlacementPlan(decisions=decisions, routes=routes)
+
+    async def wait_for_change(self) -> None:
+        """Return at once if the fleet changed since the last plan, and after one heartbeat interval at the latest.
+
+        The bound is what notices silence: a device that says nothing causes no event.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._registry.heartbeat_interval_ms / 1000):
+                await self._registry.changed_since(self._seen_version)
+        self._seen_version = self._registry.version
+
+    def dry_run(self, *, model: str | None, size_bytes: int, strategy: str | None) -> Decision:
+        """What the next decision would be on an idle fleet. Changes nothing.
+
+        model: None for any. Raises: InvalidInput if the strategy is not known.
+        """
+        return preview(
+            model=model or ANY_MODEL,
+            size_bytes=size_bytes,
+            strategy=strategy or self._default_strategy,
+            fleet=self._registry.snapshot(),
+            memory=self._memory,
+        )

@@ -1,0 +1,141 @@
+"""A real gateway on a port of its own, with a clock that the test moves, and stand-ins for what it talks to."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from edgesched.domain.lifecycle import State
+from edgesched.domain.task import TaskCounts, TaskDetails, TaskFilter, TaskId, TaskPage
+from edgesched.errors import NotKnown, PeerUnavailable
+from gateway.app import build_app, listening
+from gateway.local_placement import LocalPlacement
+from gateway.registry import Registry
+
+LOCALHOST = "127.0.0.1"
+HEARTBEAT_TIMEOUT_MS = 6_000
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now_ms = 1_000.0
+
+    def monotonic_ms(self) -> float:
+        return self.now_ms
+
+    def wall_ms(self) -> int:
+        return 0
+
+
+class CannedTasks:
+    """The `TaskQueries` port with fixed answers; remembers what it was asked."""
+
+    def __init__(self, *details: TaskDetails) -> None:
+        self.details = {d.task.task_id: d for d in details}
+        self.is_reachable = True
+        self.asked: list[tuple[TaskFilter, int, int | None]] = []
+
+    def _check(self) -> None:
+        if not self.is_reachable:
+            raise PeerUnavailable("the task manager does not answer; start it")
+
+    async def get(self, task_id: TaskId) -> TaskDetails:
+        self._check()
+        if task_id not in self.details:
+            raise NotKnown(f"no task {task_id}")
+        return self.details[task_id]
+
+    async def list(self, filter_: TaskFilter, *, limit: int, cursor: int | None) -> TaskPage:
+        self._check()
+        self.asked.append((filter_, limit, cursor))
+        return TaskPage(tasks=tuple(d.task for d in self.details.values()), next_cursor=7)
+
+    async def counts(self) -> TaskCounts:
+        self._check()
+        return {State.QUEUED: 2, State.DONE: 5}
+
+
+@dataclass(kw_only=True)
+class Answer:
+    status: int
+    body: Any
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class GatewayUnderTest:
+    def __init__(self, session: aiohttp.ClientSession, url: str, registry: Registry) -> None:
+        self.session = session
+        self.url = url
+        self.registry = registry
+        self.clock = ManualClock()
+        self.tasks = CannedTasks()
+
+    async def call(self, method: str, path: str, body: object = None, **params: str | int) -> Answer:
+        """body: bytes and files are sent as they are, anything else as JSON."""
+        content: dict[str, Any] = (
+            {"data": body} if isinstance(body, bytes | io.BytesIO) else {"json": body} if body else {}
+        )
+        async with self.session.request(method, self.url + path, params=params, **content) as response:
+            is_json = response.content_type.endswith("json")
+            parsed = await response.json(content_type=None) if is_json else await response.text()
+            return Answer(status=response.status, body=parsed, headers=dict(response.headers))
+
+    async def register(self, device_id: str, port: int, **changes: Any) -> Answer:
+        return await self.call("POST", "/api/v1/devices", registration(device_id, port, **changes))
+
+    async def heartbeat(self, device_id: str, boot_id: str = "boot-1", **changes: Any) -> Answer:
+        body = {"boot_id": boot_id, "telemetry": {}, **changes}
+        return await self.call("POST", f"/api/v1/devices/{device_id}/heartbeat", body)
+
+
+def registration(device_id: str, port: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "device_id": device_id,
+        "board_type": "rk3588",
+        "emulated": True,
+        "boot_id": "boot-1",
+        "agent_port": port,
+        "profile": {"slots": 3, "service_ms": 27.0, "link_mbps": 100.0, "round_trip_ms": 2.0},
+        "models": ["shapes"],
+        "window_tasks": 8,
+        "window_bytes": 64_000_000,
+        **changes,
+    }
+
+
+@asynccontextmanager
+async def gateway_under_test(default_strategy: str | None = None) -> AsyncIterator[GatewayUnderTest]:
+    clock, tasks = ManualClock(), CannedTasks()
+    registry = Registry(clock, heartbeat_interval_ms=2_000, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS)
+    app = build_app(registry, LocalPlacement(registry, default_strategy=default_strategy), tasks)
+    async with (
+        listening(app, host=LOCALHOST, http_port=0, browser_port=None) as ports,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+    ):
+        gateway = GatewayUnderTest(session, f"http://{LOCALHOST}:{ports.http}", registry)
+        gateway.clock, gateway.tasks = clock, tasks
+        yield gateway
+
+
+@asynccontextmanager
+async def agent_port() -> AsyncIterator[int]:
+    """A port that accepts connections, as an agent's would."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, LOCALHOST, 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def closed_port() -> int:
+    """A port on which nobody listens (any more)."""
+    async with agent_port() as port:
+        return port

@@ -1,0 +1,247 @@
+"""Filters, strategies and the plan: who gets a task, and what people are told about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from edgesched.domain.device import Device, DeviceId, DeviceProfile, DeviceState
+from edgesched.errors import InvalidInput
+from edgesched.placement.estimate import PlacementMemory
+from edgesched.placement.filters import ANY_MODEL
+from edgesched.placement.planner import plan, preview
+from edgesched.placement.strategies import STRATEGIES, strategy_name
+from edgesched.ports import Decision
+from tests.support.fleets import device, finished, fleet, in_flight, request, task, telemetry
+
+FAST = DeviceProfile(slots=2, service_ms=8.0, link_mbps=800.0, round_trip_ms=1.0)
+
+
+def only(*devices: Device, **asked: Any) -> Decision:
+    """The decision for one task."""
+    what = asked.pop("task", task())
+    (decision,) = plan(request(what, **asked), fleet(*devices), PlacementMemory())
+    return decision
+
+
+# -- filters
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"state": DeviceState.SILENT, "last_heartbeat_age_ms": 7234.0}, "silent: its last heartbeat is 7.2 s old"),
+        ({"state": DeviceState.UNHEALTHY, "unhealthy_reason": "crashing"}, "unhealthy: crashing"),
+        ({"state": DeviceState.UNHEALTHY}, "unhealthy: it does not say why"),
+        ({"models": frozenset({"other"})}, "no build of model shapes"),
+        ({"telemetry": telemetry(memory_used_fraction=0.95)}, "memory 95% used, the limit is 92%"),
+        ({"window_tasks": 2}, "window full: 2 of 2 tasks"),
+        ({"window_bytes": 400_000}, "window full: 480,000 of 400,000 bytes with this picture"),
+    ],
+)
+def test_a_device_that_cannot_take_it_is_left_out_with_the_reason(changes: dict[str, Any], reason: str) -> None:
+    decision = only(device("d", **changes), flying=in_flight("d", 2))
+    assert decision.device_id is None
+    assert decision.chosen is None
+    assert decision.excluded == {"d": reason}
+    assert reason in decision.reason()
+
+
+def test_a_device_whose_connection_is_broken_gets_nothing() -> None:
+    decision = only(device("d"), unreachable=frozenset({DeviceId("d")}))
+    assert decision.excluded == {"d": "the task manager's connection to it is broken"}
+
+
+def test_memory_at_the_limit_or_unknown_is_no_reason() -> None:
+    assert only(device("d", telemetry=telemetry(memory_used_fraction=0.92))).device_id == "d"
+    assert only(device("d")).device_id == "d"
+
+
+def test_an_empty_window_takes_even_a_picture_larger_than_itself() -> None:
+    assert only(device("d", window_bytes=100)).device_id == "d"
+
+
+def test_no_device_at_all_is_said_so() -> None:
+    assert only().reason() == "no device can take it now (no device is registered)"
+
+
+def test_work_on_a_device_that_left_counts_for_nobody() -> None:
+    decision = only(device("d"), flying=in_flight("gone", 50))
+    assert decision.chosen is not None
+    assert decision.chosen.terms["work_in_flight_ms"] == 0
+
+
+# -- avoid
+
+
+def test_where_it_failed_before_is_avoided_while_another_can_run_it() -> None:
+    decision = only(device("bad", FAST), device("good"), task=task(avoid=["bad"]))
+    assert decision.device_id == "good"
+    assert decision.excluded == {"bad": "task failed there before"}
+
+
+def test_it_waits_for_the_other_device_when_that_one_is_only_full() -> None:
+    decision = only(device("bad"), device("good", window_tasks=1), task=task(avoid=["bad"]), flying=in_flight("good"))
+    assert decision.device_id is None
+    assert decision.excluded == {"bad": "task failed there before", "good": "window full: 1 of 1 tasks"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        device("other", models=frozenset()),
+        device("other", state=DeviceState.SILENT),
+        device("other", telemetry=telemetry(memory_used_fraction=0.99)),
+    ],
+)
+def test_the_same_device_tries_again_when_no_other_can(other: Device) -> None:
+    assert only(device("bad"), other, task=task(avoid=["bad"])).device_id == "bad"
+
+
+def test_when_it_failed_everywhere_nothing_is_avoided() -> None:
+    assert only(device("a"), device("b", FAST), task=task(avoid=["a", "b"])).device_id == "b"
+
+
+# -- load
+
+
+def test_load_scores_seconds_of_bottleneck_work() -> None:
+    decision = only(device("d"), flying=in_flight("d", 2))
+    assert decision.chosen is not None
+    assert decision.chosen.score == pytest.approx(3 * 0.0128)  # three pictures through a 100 Mbit/s link
+    assert decision.chosen.terms == pytest.approx(
+        {
+            "work_in_flight_ms": 25.6,
+            "this_task_ms": 12.8,
+            "transfer_ms": 12.8,
+            "service_ms": 27.0,
+            "slots": 3,
+            "in_flight_tasks": 2,
+        }
+    )
+
+
+def test_load_takes_slots_as_the_bottleneck_where_they_are_narrower() -> None:
+    decision = only(device("d"), task=task(size_bytes=50_000))  # 4 ms of link, 27 / 3 ms of slots
+    assert decision.chosen is not None
+    assert decision.chosen.terms["this_task_ms"] == pytest.approx(9.0)
+
+
+def test_a_busy_fast_board_beats_an_idle_slow_one_until_its_work_is_more() -> None:
+    fast = device("fast", FAST, window_tasks=100)  # 4 ms per picture
+    slow = device("slow")  # 12.8 ms
+    assert only(fast, slow, flying=in_flight("fast", 2)).device_id == "fast"
+    assert only(fast, slow, flying=in_flight("fast", 3)).device_id == "slow"
+
+
+def test_cpu_and_accelerator_use_decide_between_equals_only() -> None:
+    busy = device("busy", telemetry=telemetry(cpu_used_fraction=1.0, xpu_used_fraction=1.0))
+    assert only(busy, device("idle", telemetry=telemetry(cpu_used_fraction=0.1))).device_id == "idle"
+    assert only(busy, device("other"), flying=in_flight("other")).device_id == "busy"  # 2 ms against 12.8 ms
+
+
+def test_tie_breakers_are_shown_where_they_are_known() -> None:
+    decision = only(device("d", telemetry=telemetry(cpu_used_fraction=0.5)))
+    assert decision.chosen is not None
+    assert decision.chosen.terms["cpu_used_fraction"] == 0.5
+    assert "xpu_used_fraction" not in decision.chosen.terms
+    assert decision.chosen.score == pytest.approx(0.0128 + 0.0005)
+
+
+def test_equal_work_goes_to_fewer_in_flight_then_to_the_faster_answer() -> None:
+    far = device("far", telemetry=telemetry(link_latency_ms=9.0))
+    assert only(far, device("near")).device_id == "near"
+    two_small = in_flight("a", 2, size_bytes=160_000)
+    one_large = in_flight("b", 1, size_bytes=320_000)
+    assert only(device("a"), device("b"), flying=[*two_small, *one_large]).device_id == "b"
+
+
+def test_equal_devices_share_by_chance_and_the_seed_repeats_it() -> None:
+    def shares(seed: int) -> list[str | None]:
+        memory = PlacementMemory(seed)
+        return [plan(request(), fleet(device("a"), device("b")), memory)[0].device_id for _ in range(200)]
+
+    assert shares(1) == shares(1)
+    assert shares(1) != shares(2)
+    assert 60 < Counter(shares(1))["a"] < 140
+
+
+def test_the_tasks_of_one_request_see_each_other() -> None:
+    tasks = [task(f"t{i}") for i in range(20)]
+    decisions = plan(request(*tasks), fleet(device("a"), device("b", window_tasks=5)), PlacementMemory())
+    assert [d.task_id for d in decisions] == [t.task_id for t in tasks]
+    assert Counter(d.device_id for d in decisions) == {"a": 8, "b": 5, None: 7}
+    assert decisions[-1].excluded == {"a": "window full: 8 of 8 tasks", "b": "window full: 5 of 5 tasks"}
+
+
+def test_a_device_that_proves_slow_gets_less() -> None:
+    memory = PlacementMemory()
+    a, b = device("a"), device("b")
+    plan(request(finished=[finished("a", service_ms=2000.0)] * 5), fleet(a, b), memory)
+    decision = plan(request(), fleet(a, b), memory)[0]
+    assert decision.device_id == "b"
+    assert decision.runner_up is not None
+    assert decision.runner_up.terms["service_ms"] > 500
+
+
+def test_a_decision_says_why_in_one_sentence() -> None:
+    decision = only(device("a"), device("b", FAST), device("c", models=frozenset()))
+    assert decision.reason() == "load: b scores 0.004; next best a 0.013; c excluded: no build of model shapes"
+
+
+# -- roundrobin
+
+
+def test_roundrobin_goes_round_whatever_the_speed() -> None:
+    memory = PlacementMemory()
+    boards = fleet(device("a"), device("b", FAST), device("c"))
+    got = [plan(request(strategy="roundrobin"), boards, memory)[0].device_id for _ in range(9)]
+    assert set(got[:3]) == {"a", "b", "c"}
+    assert got[:3] * 3 == got
+
+
+def test_a_device_that_comes_back_is_not_flooded() -> None:
+    memory = PlacementMemory()
+    a, b = device("a"), device("b")
+    away = device("b", state=DeviceState.SILENT)
+    for _ in range(10):
+        plan(request(strategy="roundrobin"), fleet(a, away), memory)
+    got = [plan(request(strategy="roundrobin"), fleet(a, b), memory)[0].device_id for _ in range(4)]
+    assert got == ["b", "a", "b", "a"]
+
+
+def test_an_unknown_strategy_is_refused_with_the_list_and_changes_nothing() -> None:
+    memory = PlacementMemory()
+    sample = finished("d", service_ms=900.0)
+    with pytest.raises(InvalidInput, match="no strategy 'greedy'; use one of: load, roundrobin"):
+        plan(request(strategy="greedy", finished=[sample]), fleet(device("d")), memory)
+    assert memory.of(DeviceId("d")).service_ms == {}
+
+
+def test_strategy_names() -> None:
+    assert strategy_name(None) == "load"
+    assert strategy_name("round_robin") == "roundrobin"
+    assert {strategy_name(name) for name in STRATEGIES} == set(STRATEGIES)
+
+
+# -- dry run
+
+
+def test_a_dry_run_without_a_model_wants_any() -> None:
+    boards = fleet(device("other", models=frozenset({"other"})), device("bare", models=frozenset()))
+    decision = preview(model=ANY_MODEL, size_bytes=1, strategy=None, fleet=boards, memory=PlacementMemory())
+    assert decision.device_id == "other"
+    assert decision.excluded == {"bare": "no build of any model"}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_dry_run_foretells_the_next_decision_and_changes_none(strategy: str) -> None:
+    boards = fleet(*(device(name) for name in "abcde"))
+    watched, undisturbed = PlacementMemory(7), PlacementMemory(7)
+    for _ in range(20):
+        foretold = preview(model="shapes", size_bytes=160_000, strategy=strategy, fleet=boards, memory=watched)
+        (real,) = plan(request(strategy=strategy), boards, watched)
+        assert foretold.chosen == real.chosen
+        assert plan(request(strategy=strategy), boards, undisturbed) == [real]
