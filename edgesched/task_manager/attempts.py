@@ -1,0 +1,78 @@
+"""The in-flight truth: every open attempt, on which device it is, and since when."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from edgesched.domain.device import DeviceId
+from edgesched.domain.task import AttemptId, Task, TaskId
+from edgesched.ports import InFlight
+
+
+@dataclass(slots=True)
+class OpenAttempt:
+    """One picture on its way to, or on, a device. Times are of the monotonic clock."""
+
+    attempt_id: AttemptId
+    task: Task
+    device_id: DeviceId
+    started_at_ms: float
+    avoid: frozenset[DeviceId] = frozenset()  # where the task failed before
+    is_accepted: bool = False  # the device holds the whole picture
+    is_sent: bool = False  # its last chunk was written to the stream
+
+    def elapsed_ms(self, now_ms: float) -> float:
+        return now_ms - self.started_at_ms
+
+
+class OpenAttempts:
+    """By id and by device."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[AttemptId, OpenAttempt] = {}
+        self._by_device: defaultdict[DeviceId, dict[AttemptId, OpenAttempt]] = defaultdict(dict)
+
+    def add(self, attempt: OpenAttempt) -> None:
+        self._by_id[attempt.attempt_id] = attempt
+        self._by_device[attempt.device_id][attempt.attempt_id] = attempt
+
+    def get(self, attempt_id: AttemptId) -> OpenAttempt | None:
+        return self._by_id.get(attempt_id)
+
+    def remove(self, attempt_id: AttemptId) -> OpenAttempt | None:
+        attempt = self._by_id.pop(attempt_id, None)
+        if attempt is not None:
+            of_device = self._by_device[attempt.device_id]
+            del of_device[attempt_id]
+            if not of_device:
+                del self._by_device[attempt.device_id]
+        return attempt
+
+    def of_device(self, device_id: DeviceId) -> Sequence[OpenAttempt]:
+        return tuple(self._by_device.get(device_id, {}).values())
+
+    def devices(self) -> Iterable[DeviceId]:
+        return tuple(self._by_device)
+
+    def task_ids(self) -> frozenset[TaskId]:
+        return frozenset(a.task.task_id for a in self._by_id.values())
+
+    def overdue(self, now_ms: float, timeout_ms: float) -> Sequence[OpenAttempt]:
+        return [a for a in self._by_id.values() if a.elapsed_ms(now_ms) > timeout_ms]
+
+    def snapshot(self, now_ms: float) -> Sequence[InFlight]:
+        return [
+            InFlight(
+                attempt_id=a.attempt_id,
+                device_id=a.device_id,
+                model=a.task.model,
+                size_bytes=a.task.size_bytes,
+                elapsed_ms=a.elapsed_ms(now_ms),
+            )
+            for a in self._by_id.values()
+        ]
+
+    def __len__(self) -> int:
+        return len(self._by_id)

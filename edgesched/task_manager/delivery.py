@@ -1,0 +1,181 @@
+"""Delivers what the boards do not: their grace is over, or the receiver is on this machine only.
+
+Board and task manager may both deliver: the receiver is idempotent by task id, and the labels are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from edgesched.clock import Clock
+from edgesched.domain.lifecycle import Event
+from edgesched.domain.task import AttemptId, Task, TaskId
+from edgesched.errors import InvalidInput, PeerUnavailable
+from edgesched.ledger.base import Ledger, LedgerEvent
+from edgesched.rest import (
+    DELIVERY,
+    DELIVERY_REPLY,
+    MAX_DELIVERY_BATCH,
+    Delivery,
+    DeliveryReply,
+    LabelledPicture,
+)
+from edgesched.task_manager.events import EventLog
+
+log = logging.getLogger(__name__)
+
+SCAN_EVERY_S = 2.0
+SCAN_PAGE = 256
+POST_TIMEOUT_S = 10.0
+POSTS_IN_FLIGHT = 4
+BACKOFF_FIRST_MS = 500.0
+BACKOFF_MOST_MS = 30_000.0
+
+
+def is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def only_from_here(receiver_url: str, device_host: str) -> bool:
+    """Whether the receiver is on this machine's loopback, and the board is on another machine."""
+    return is_loopback(urlsplit(receiver_url).hostname or "") and not is_loopback(device_host)
+
+
+@dataclass(slots=True)
+class _Away:
+    """A receiver that did not answer."""
+
+    until_ms: float
+    backoff_ms: float
+
+
+class Deliveries:
+    """Scans the ledger for labels that nobody has reported as delivered."""
+
+    def __init__(self, ledger: Ledger, events: EventLog, *, clock: Clock, grace_ms: float) -> None:
+        self._ledger = ledger
+        self._events = events
+        self._clock = clock
+        self._grace_ms = grace_ms
+        self._away: dict[str, _Away] = {}
+        self._due_now: set[TaskId] = set()
+        self._wake = asyncio.Event()
+
+    def hand_over(self, task_id: TaskId) -> None:
+        """The board will not deliver this one: do it now. Forgotten after a crash; the scan finds it by age."""
+        if len(self._due_now) < SCAN_PAGE * 16:
+            self._due_now.add(task_id)
+        self._wake.set()
+
+    async def run(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=POST_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while True:
+                if self._due_now:
+                    due, self._due_now = self._due_now, set()
+                    await self._deliver(session, list(await self._ledger.get_many(due)))
+                await self._scan(session)
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(SCAN_EVERY_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+
+    async def _scan(self, session: aiohttp.ClientSession) -> None:
+        after_seq = 0
+        while True:
+            page = await self._ledger.undelivered(limit=SCAN_PAGE, after_seq=after_seq)
+            done_before_ms = self._clock.wall_ms() - self._grace_ms
+            await self._deliver(session, [task for task in page if task.updated_at_ms <= done_before_ms])
+            if len(page) < SCAN_PAGE or self._due_now:
+                return
+            after_seq = page[-1].seq
+
+    async def _deliver(self, session: aiohttp.ClientSession, tasks: Sequence[Task]) -> None:
+        by_url: defaultdict[str, list[Task]] = defaultdict(list)
+        for task in tasks:
+            if task.receiver_url is not None and not self._is_away(task.receiver_url):
+                by_url[task.receiver_url].append(task)
+        posts_in_flight = asyncio.Semaphore(POSTS_IN_FLIGHT)
+        async with asyncio.TaskGroup() as posts:
+            for url, of_url in by_url.items():
+                for at in range(0, len(of_url), MAX_DELIVERY_BATCH):
+                    batch = of_url[at : at + MAX_DELIVERY_BATCH]
+                    posts.create_task(self._post(session, url, batch, posts_in_flight))
+
+    async def _post(
+        self, session: aiohttp.ClientSession, url: str, tasks: Sequence[Task], posts_in_flight: asyncio.Semaphore
+    ) -> None:
+        async with posts_in_flight:
+            if self._is_away(url):
+                return
+            attempt_ids: dict[TaskId, AttemptId] = {}
+            items: list[LabelledPicture] = []
+            for task in tasks:
+                result = await self._ledger.result(task.task_id)
+                if result is None or task.attempt_id is None:
+                    continue
+                attempt_ids[task.task_id] = task.attempt_id
+                items.append(
+                    LabelledPicture(
+                        task_id=task.task_id,
+                        attempt_id=task.attempt_id,
+                        model=task.model,
+                        file_name=task.file_name,
+                        detections=result.detections,
+                    )
+                )
+            if not items:
+                return
+            try:
+                reply = await _post_once(session, url, Delivery(results=tuple(items)))
+            except PeerUnavailable as error:
+                self._back_off(url, str(error))
+                return
+            self._away.pop(url, None)
+            self._record(url, reply, attempt_ids)
+
+    def _record(self, url: str, reply: DeliveryReply, attempt_ids: dict[TaskId, AttemptId]) -> None:
+        for task_id in reply.accepted:
+            attempt_id = attempt_ids.get(task_id)
+            if attempt_id is not None:
+                self._events.add(LedgerEvent(task_id=task_id, event=Event.DELIVERED, attempt_id=attempt_id))
+        for item in reply.rejected:
+            log.warning("delivery.rejected", extra={"task_id": item.task_id, "receiver_url": url, "cause": item.reason})
+            self._back_off(url, item.reason)
+
+    def _is_away(self, url: str) -> bool:
+        away = self._away.get(url)
+        return away is not None and away.until_ms > self._clock.monotonic_ms()
+
+    def _back_off(self, url: str, cause: str) -> None:
+        before = self._away.get(url)
+        backoff_ms = min(BACKOFF_MOST_MS, before.backoff_ms * 2) if before else BACKOFF_FIRST_MS
+        jittered_ms = backoff_ms * random.uniform(0.5, 1.0)
+        self._away[url] = _Away(self._clock.monotonic_ms() + jittered_ms, backoff_ms)
+        if before is None:
+            log.warning("receiver.unreachable", extra={"receiver_url": url, "cause": cause})
+
+
+async def _post_once(session: aiohttp.ClientSession, url: str, delivery: Delivery) -> DeliveryReply:
+    """Raises: PeerUnavailable unless the receiver answered 200 with a usable body."""
+    headers = {"Content-Type": "application/json"}
+    try:
+        async with session.post(url, data=DELIVERY.dump(delivery), headers=headers) as response:
+            body = await response.read()
+            if response.status != 200:
+                raise PeerUnavailable(f"the receiver answered {response.status}")
+            return DELIVERY_REPLY.parse(body)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise PeerUnavailable(f"{type(error).__name__}: {error}") from error
+    except InvalidInput as error:
+        raise PeerUnavailable(f"the receiver's answer is not usable: {error}") from error

@@ -1,0 +1,244 @@
+"""The task manager's end of one board's stream: it heals by itself and never blocks itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from edgesched import wire
+from edgesched.domain.device import DeviceId
+from edgesched.errors import NotKnown
+from edgesched.images.base import ImageStore
+from edgesched.ledger.base import Ownership
+from edgesched.task_manager.attempts import OpenAttempt
+from edgesched.v1 import agent_pb2 as pb
+from edgesched.v1 import agent_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 5.0
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MOST_S = 5.0
+
+Stream = grpc.aio.StreamStreamCall[Any, Any]
+
+
+class LinkListener(Protocol):
+    """Who is told what a board says. Calls are in the order of the stream and must not block."""
+
+    async def hello(self, link: DeviceLink, hello: pb.Hello) -> None: ...
+
+    def accepted(self, link: DeviceLink, message: pb.Accepted) -> None: ...
+
+    def outcome(self, link: DeviceLink, message: pb.Outcome) -> None: ...
+
+    def delivery_report(self, link: DeviceLink, message: pb.DeliveryReport) -> None: ...
+
+    def broken(self, link: DeviceLink) -> None:
+        """The stream ended, or could not be opened. It is tried again while `needed()` says so."""
+        ...
+
+
+class _Broken(Exception):
+    """Ends both halves of one stream."""
+
+
+class DeviceLink:
+    """One device at one address. `run` opens a stream when one is wanted, and again while there is something to do.
+
+    Control messages go first; pictures follow in chunks, one picture at a time, so that an acknowledgement never waits
+    behind more than one chunk.
+    """
+
+    def __init__(
+        self,
+        device_id: DeviceId,
+        address: str,
+        *,
+        ownership: Ownership,
+        stream_numbers: Iterator[int],
+        images: ImageStore,
+        listener: LinkListener,
+        attempt_timeout_ms: int,
+    ) -> None:
+        self.device_id = device_id
+        self.address = address
+        self.is_open = False
+        self.is_suspect = False  # it broke and is not healed yet: no new work
+        self._ownership = ownership
+        self._stream_numbers = stream_numbers
+        self._images = images
+        self._listener = listener
+        self._attempt_timeout_ms = attempt_timeout_ms
+        self._control: deque[pb.FromTaskManager] = deque()
+        self._pictures: deque[OpenAttempt] = deque()
+        self._wake = asyncio.Event()  # something to write
+        self._wanted = asyncio.Event()  # somebody needs a stream
+
+    def want(self) -> None:
+        """Open a stream, if there is none."""
+        self._wanted.set()
+
+    def dispatch(self, attempt: OpenAttempt) -> None:
+        """Send this attempt's picture when its turn comes. It waits here while the stream is broken."""
+        attempt.is_sent = False
+        self._pictures.append(attempt)
+        self._wanted.set()
+        self._wake.set()
+
+    def withdraw(self, attempt: OpenAttempt) -> bool:
+        """Take back a picture that has not been sent yet. Returns: whether it had not."""
+        with contextlib.suppress(ValueError):
+            self._pictures.remove(attempt)
+            return True
+        return False
+
+    def is_waiting(self, attempt: OpenAttempt) -> bool:
+        return attempt in self._pictures
+
+    def tell(self, message: pb.FromTaskManager) -> None:
+        """Send a control message. Lost if the stream is down: a Hello makes both sides agree again."""
+        if self.is_open:
+            self._control.append(message)
+            self._wake.set()
+
+    async def run(self, needed: Callable[[], bool]) -> None:
+        """Until cancelled."""
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            await self._wanted.wait()
+            said_hello = await self._one_stream()
+            self.is_open = False
+            self._control.clear()
+            backoff_s = BACKOFF_FIRST_S if said_hello else min(BACKOFF_MOST_S, backoff_s * 2)
+            if said_hello and not needed():
+                self._wanted.clear()
+                continue
+            # A board that cannot be reached stays suspect until it says Hello again, also without work: otherwise
+            # it would be picked again as soon as its tasks were taken away, for ever.
+            self.is_suspect = True
+            self._listener.broken(self)
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+
+    async def _one_stream(self) -> bool:
+        """Serve one stream until it breaks. Returns: whether the board said Hello."""
+        said_hello = False
+        async with grpc.aio.insecure_channel(self.address, options=wire.CHANNEL_OPTIONS) as channel:
+            stream: Stream = pb_grpc.AgentStub(channel).Work()
+            try:
+                hello = await self._greet(stream)
+                said_hello = True
+                self.is_open, self.is_suspect = True, False
+                log.info("stream.opened", extra={"device_id": self.device_id, "address": self.address})
+                await self._listener.hello(self, hello)
+                async with asyncio.TaskGroup() as halves:
+                    halves.create_task(self._read(stream), name=f"read {self.device_id}")
+                    halves.create_task(self._write(stream), name=f"write {self.device_id}")
+            except* _Broken as group:
+                cause = group.exceptions[0]
+                log.warning(
+                    "stream.broken",
+                    extra={"device_id": self.device_id, "address": self.address, "cause": str(cause)},
+                )
+            finally:
+                stream.cancel()
+        return said_hello
+
+    async def _greet(self, stream: Stream) -> pb.Hello:
+        opening = pb.Open(
+            ledger_id=self._ownership.ledger_id,
+            owner_id=self._ownership.owner_id,
+            epoch=self._ownership.epoch,
+            stream_number=next(self._stream_numbers),
+            device_id=self.device_id,
+        )
+        with _breaking():
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                await stream.write(pb.FromTaskManager(open=opening))
+                first = await stream.read()
+        if not isinstance(first, pb.FromAgent) or not first.HasField("hello"):
+            raise _Broken("the agent's first message was not Hello")
+        if first.hello.device_id != self.device_id:
+            raise _Broken(f"{self.address} is device {first.hello.device_id!r} now")
+        return first.hello
+
+    async def _read(self, stream: Stream) -> None:
+        while True:
+            with _breaking():
+                message = await stream.read()
+            if not isinstance(message, pb.FromAgent):
+                raise _Broken("the agent ended the stream")
+            match message.WhichOneof("message"):
+                case "accepted":
+                    self._listener.accepted(self, message.accepted)
+                case "outcome":
+                    self._listener.outcome(self, message.outcome)
+                case "delivery_report":
+                    self._listener.delivery_report(self, message.delivery_report)
+                case _:
+                    pass  # a newer agent may say more than this task manager knows
+
+    async def _write(self, stream: Stream) -> None:
+        while True:
+            await self._write_control(stream)
+            if self._pictures:
+                await self._write_picture(stream, self._pictures.popleft())
+            elif not self._control:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _write_control(self, stream: Stream) -> None:
+        while self._control:
+            with _breaking():
+                await stream.write(self._control.popleft())
+
+    async def _write_picture(self, stream: Stream, attempt: OpenAttempt) -> None:
+        task = attempt.task
+        if task.image is None:
+            return
+        try:
+            image = await self._images.read(task.image)
+        except NotKnown:
+            return  # cancelled or retired meanwhile
+        for message in self._picture_messages(attempt, image):
+            await self._write_control(stream)
+            with _breaking():
+                await stream.write(message)
+        attempt.is_sent = True
+
+    def _picture_messages(self, attempt: OpenAttempt, image: bytes) -> Iterator[pb.FromTaskManager]:
+        task = attempt.task
+        yield pb.FromTaskManager(
+            dispatch=pb.Dispatch(
+                attempt_id=attempt.attempt_id,
+                task_id=task.task_id,
+                model=task.model,
+                file_name=task.file_name,
+                size_bytes=len(image),
+                receiver_url=task.receiver_url,
+                remaining_ms=self._attempt_timeout_ms,
+            )
+        )
+        for chunk in wire.chunks(image):
+            yield pb.FromTaskManager(chunk=pb.Chunk(attempt_id=attempt.attempt_id, data=chunk))
+
+
+@contextlib.contextmanager
+def _breaking() -> Iterator[None]:
+    """Whatever gRPC says of a dead stream becomes _Broken, which ends its other half too."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _Broken(f"{error.code().name}: {error.details()}") from error
+    except TimeoutError as error:
+        raise _Broken(f"no Hello within {HELLO_TIMEOUT_S:g} s") from error
+    except (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError) as error:
+        raise _Broken(f"the stream is closed ({error})") from error

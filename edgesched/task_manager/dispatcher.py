@@ -1,0 +1,211 @@
+"""Takes tasks from the queue to devices: placement decides, the ledger is told, the link carries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+
+from edgesched.clock import Clock
+from edgesched.domain.device import DeviceId
+from edgesched.domain.lifecycle import Event
+from edgesched.domain.task import AttemptId, Task, TaskId
+from edgesched.errors import InvalidInput, PeerUnavailable
+from edgesched.ledger.base import Ledger, LedgerEvent
+from edgesched.ports import Decision, FinishedSample, Placement, PlacementPlan, PlacementRequest, TaskToPlace
+from edgesched.task_manager.attempts import OpenAttempt, OpenAttempts
+from edgesched.task_manager.device_link import LinkListener
+from edgesched.task_manager.events import EventLog
+from edgesched.task_manager.links import Links
+from edgesched.task_manager.queue import QueuedTask, TaskQueue
+
+log = logging.getLogger(__name__)
+
+QUEUE_CAPACITY = 4_096  # rows cached in memory; the rest waits in the ledger
+REFILL_BELOW = 512
+FIRST_BITE = 8  # tasks per model in the first placement call of a round; doubled while all of them find a device
+LARGEST_BITE = 256
+LOOK_AGAIN_MS = 1_000.0  # at least this often, hint or no hint
+MAX_SAMPLES = 4_096
+
+
+class Dispatcher:
+    """Owns the queue. Everything else tells it what changed, and it decides again."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        placement: Placement,
+        attempts: OpenAttempts,
+        events: EventLog,
+        links: Links,
+        *,
+        clock: Clock,
+        strategy: str | None,
+    ) -> None:
+        self._ledger = ledger
+        self._placement = placement
+        self._attempts = attempts
+        self._events = events
+        self._links = links
+        self._clock = clock
+        self._strategy = strategy
+        self._queue = TaskQueue()
+        self._claimed_seq = 0  # every QUEUED row up to here is in the queue or in flight
+        self._ledger_has_more = True
+        self._samples: list[FinishedSample] = []
+        self._wake = asyncio.Event()
+        self._is_placement_away = False
+        self._is_open = True
+
+    def offer(self, tasks: Sequence[Task]) -> None:
+        """Newly accepted tasks."""
+        for task in tasks:
+            if self._ledger_has_more or len(self._queue) >= QUEUE_CAPACITY:
+                self._ledger_has_more = True
+            else:
+                self._queue.add(QueuedTask(task), self._clock.monotonic_ms())
+                self._claimed_seq = max(self._claimed_seq, task.seq)
+        self._wake.set()
+
+    def requeue(self, task: Task, *, delay_ms: float = 0.0, avoid: frozenset[DeviceId] = frozenset()) -> None:
+        """A task whose attempt ended without labels and that may be tried again."""
+        now_ms = self._clock.monotonic_ms()
+        self._queue.add(QueuedTask(task, not_before_ms=now_ms + delay_ms, avoid=avoid), now_ms)
+        self._wake.set()
+
+    def forget(self, task_id: TaskId) -> None:
+        """The task was cancelled, expired, or its labels came from somewhere else."""
+        self._queue.take(task_id)
+
+    def learn(self, sample: FinishedSample) -> None:
+        """What a finished attempt taught; travels with the next placement call."""
+        if len(self._samples) < MAX_SAMPLES:
+            self._samples.append(sample)
+
+    def poke(self) -> None:
+        """Something changed: decide again."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Dispatch nothing more (the process is stopping)."""
+        self._is_open = False
+
+    async def run(self, listener: LinkListener) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_fleet(), name="Dispatcher.follow_fleet")
+            while True:
+                self._wake.clear()
+                if self._is_open:
+                    await self._refill()
+                    await self._place_all(listener, tasks)
+                await self._rest()
+
+    async def _follow_fleet(self) -> None:
+        while True:
+            await self._placement.wait_for_change()
+            self._wake.set()
+
+    async def _rest(self) -> None:
+        delay_ms = self._queue.next_delay_ms(self._clock.monotonic_ms())
+        wait_ms = LOOK_AGAIN_MS if delay_ms is None else min(LOOK_AGAIN_MS, delay_ms)
+        try:
+            async with asyncio.timeout(max(0.001, wait_ms / 1000.0)):
+                await self._wake.wait()
+        except TimeoutError:
+            if not len(self._queue):
+                self._ledger_has_more, self._claimed_seq = True, 0  # rows are the truth: look at all of them again
+
+    async def _refill(self) -> None:
+        if not self._ledger_has_more or len(self._queue) >= REFILL_BELOW:
+            return
+        limit = QUEUE_CAPACITY - len(self._queue)
+        rows = await self._ledger.claim(limit=limit, after_seq=self._claimed_seq)
+        in_flight = self._attempts.task_ids()
+        now_ms = self._clock.monotonic_ms()
+        for task in rows:
+            self._claimed_seq = max(self._claimed_seq, task.seq)
+            if task.task_id not in self._queue and task.task_id not in in_flight:
+                self._queue.add(QueuedTask(task), now_ms)
+        self._ledger_has_more = len(rows) == limit
+
+    async def _place_all(self, listener: LinkListener, tasks: asyncio.TaskGroup) -> None:
+        """Placement calls until nothing more finds a device. The first one of a round also fetches the routes."""
+        bite = FIRST_BITE
+        models: list[str] | None = None
+        while True:
+            heads = self._queue.heads(bite, self._clock.monotonic_ms(), models=models)
+            plan = await self._ask(heads)
+            if plan is None:
+                return
+            self._links.follow(plan.routes, listener, tasks)
+            stuck = {
+                head.task.model
+                for head, decision in zip(heads, plan.decisions, strict=True)
+                if not self._send_out(decision, listener, tasks)
+            }
+            models = sorted({head.task.model for head in heads} - stuck)
+            bite = min(LARGEST_BITE, bite * 2)
+            if not models:
+                return
+
+    async def _ask(self, heads: Sequence[QueuedTask]) -> PlacementPlan | None:
+        samples, self._samples = self._samples, []
+        request = PlacementRequest(
+            tasks=[_to_place(head) for head in heads],
+            in_flight=self._attempts.snapshot(self._clock.monotonic_ms()),
+            finished=samples,
+            unreachable=self._links.suspects(),
+            strategy=self._strategy,
+        )
+        try:
+            plan = await self._placement.place(request)
+        except (PeerUnavailable, InvalidInput) as error:  # the latter: a gateway that does not know our strategy
+            self._samples = samples + self._samples
+            if not self._is_placement_away:
+                log.error("placement.unavailable", extra={"cause": str(error)})
+            self._is_placement_away = True
+            return None
+        if self._is_placement_away:
+            log.info("placement.available")
+        self._is_placement_away = False
+        return plan
+
+    def _send_out(self, decision: Decision, listener: LinkListener, tasks: asyncio.TaskGroup) -> bool:
+        """Returns: False if the task has to wait."""
+        if decision.device_id is None:
+            return False
+        link = self._links.open_to(decision.device_id, listener, tasks)
+        entry = self._queue.take(decision.task_id) if link else None
+        if link is None or entry is None:
+            return True  # the device left, or the task was cancelled, while placement was thinking
+        attempt = OpenAttempt(
+            attempt_id=AttemptId(uuid.uuid4().hex),
+            task=entry.task,
+            device_id=decision.device_id,
+            started_at_ms=self._clock.monotonic_ms(),
+            avoid=entry.avoid,
+        )
+        self._attempts.add(attempt)
+        reason = decision.reason()
+        self._events.add(
+            LedgerEvent(
+                task_id=entry.task.task_id,
+                event=Event.SENT_OUT,
+                attempt_id=attempt.attempt_id,
+                device_id=attempt.device_id,
+                reason=reason,
+            )
+        )
+        link.dispatch(attempt)
+        log.debug(
+            "task.dispatched",
+            extra={"task_id": entry.task.task_id, "attempt_id": attempt.attempt_id, "reason": reason},
+        )
+        return True
+
+
+def _to_place(entry: QueuedTask) -> TaskToPlace:
+    task = entry.task
+    return TaskToPlace(task_id=task.task_id, model=task.model, size_bytes=task.size_bytes, avoid=entry.avoid)

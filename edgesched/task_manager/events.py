@@ -1,0 +1,58 @@
+"""The one way by which the task manager's parts change the ledger: events, in order, many per commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from edgesched.ledger.base import Applied, Ledger, LedgerEvent
+from edgesched.task_manager.backlog import Backlog
+from edgesched.task_manager.changes import Changes
+
+MAX_EVENTS_PER_COMMIT = 512
+
+Then = Callable[[Applied], None]
+
+
+class EventLog:
+    """Whoever needs the verdict passes `then`, which runs after the commit; nobody else waits."""
+
+    def __init__(self, ledger: Ledger, changes: Changes, backlog: Backlog) -> None:
+        self._ledger = ledger
+        self._changes = changes
+        self._backlog = backlog
+        self._waiting: deque[tuple[LedgerEvent, Then | None]] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def add(self, event: LedgerEvent, then: Then | None = None) -> None:
+        """Events of one task are applied in the order in which they were added."""
+        self._waiting.append((event, then))
+        self._idle.clear()
+        self._wake.set()
+
+    async def drained(self) -> None:
+        """Return when everything that was added is committed."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                count = min(len(self._waiting), MAX_EVENTS_PER_COMMIT)
+                batch = [self._waiting.popleft() for _ in range(count)]
+                applied = await self._ledger.apply_many([event for event, _ in batch])
+                for (_, then), outcome in zip(batch, applied, strict=True):
+                    self.announce(outcome)
+                    if then is not None:
+                        then(outcome)
+            self._idle.set()
+
+    def announce(self, outcome: Applied) -> None:
+        """Tell this process's counters and watchers about a committed change."""
+        if outcome.task is not None and outcome.before is not None and not outcome.is_stale:
+            self._backlog.observe(outcome.before, outcome.task)
+            self._changes.publish(outcome.task)

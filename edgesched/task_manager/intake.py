@@ -1,0 +1,182 @@
+"""The way in: check a submission, make its picture durable, then its row, and only then say yes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from edgesched.catalogue import Catalogue
+from edgesched.domain.task import ImageRef, NewTask, Task, TaskId
+from edgesched.errors import Conflict, EdgeSchedError, InvalidInput, Overloaded
+from edgesched.images.base import ImageStore
+from edgesched.ledger.base import Accepted, Ledger
+from edgesched.task_manager.backlog import Backlog
+from edgesched.task_manager.pictures import PictureLimits, check_file_name, check_picture
+
+MAX_BATCH = 256
+MAX_BATCH_BYTES = 64 * 1024 * 1024
+BATCHES_IN_FLIGHT = 2  # while one commits its rows, the next one writes its pictures
+MAX_ID_BYTES = 128
+MAX_URL_LENGTH = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One picture as a client sends it, not yet checked."""
+
+    model: str
+    file_name: str
+    image: bytes
+    client_id: str
+    submission_key: str
+    receiver_url: str | None
+    remaining_ms: int | None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    submission: Submission
+    digest: str
+    stored: asyncio.Future[Accepted]
+
+
+class Intake:
+    """Batches concurrent submissions, so that many share one sync of the disk."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        images: ImageStore,
+        catalogue: Catalogue,
+        backlog: Backlog,
+        *,
+        picture_limits: PictureLimits,
+        on_accepted: Callable[[Sequence[Task]], None],
+    ) -> None:
+        self._ledger = ledger
+        self._images = images
+        self._catalogue = catalogue
+        self._backlog = backlog
+        self._picture_limits = picture_limits
+        self._on_accepted = on_accepted
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._is_open = True
+
+    async def accept(self, submission: Submission) -> Task:
+        """Returns once the picture and its task are durable. The same client and key again give the same task.
+
+        Raises: InvalidInput, NotKnown (model), Conflict (key used for something else), Overloaded, StorageFailed.
+        """
+        if not self._is_open:
+            raise Overloaded("the task manager is stopping; send it again in a moment", retry_after_ms=1_000)
+        self._check(submission)
+        self._backlog.reserve(len(submission.image))
+        digest = hashlib.sha256(submission.image).hexdigest()
+        waiting = _Waiting(submission, digest, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._wake.set()
+        # Whoever asked may hang up; what is in a batch by then is stored all the same.
+        accepted = await asyncio.shield(waiting.stored)
+        if accepted.conflict:
+            raise Conflict(
+                f"submission_key {submission.submission_key!r} was used for another picture or model "
+                f"(task {accepted.task.task_id}); take a fresh key for each picture"
+            )
+        return accepted.task
+
+    def close(self) -> None:
+        """Accept nothing more; what waits is still stored."""
+        self._is_open = False
+
+    async def run(self) -> None:
+        in_flight = asyncio.Semaphore(BATCHES_IN_FLIGHT)
+        async with asyncio.TaskGroup() as batches:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting:
+                    await in_flight.acquire()
+                    store = batches.create_task(self._store(self._take_batch()), name="Intake.store")
+                    store.add_done_callback(lambda _: in_flight.release())
+
+    def _check(self, submission: Submission) -> None:
+        self._catalogue.get(submission.model)
+        check_file_name(submission.file_name)
+        for name in ("client_id", "submission_key"):
+            value: str = getattr(submission, name)
+            if not value or len(value.encode()) > MAX_ID_BYTES or not value.isprintable():
+                raise InvalidInput(f"{name} must be 1 to {MAX_ID_BYTES} printable characters, for example a UUID")
+        if submission.receiver_url is not None:
+            check_receiver_url(submission.receiver_url)
+        if submission.remaining_ms == 0:
+            raise InvalidInput("remaining_ms is 0: the task would expire at once; leave it out for no deadline")
+        check_picture(submission.image, self._picture_limits)
+
+    def _take_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size_bytes = 0
+        while self._waiting and len(batch) < MAX_BATCH and size_bytes < MAX_BATCH_BYTES:
+            waiting = self._waiting.popleft()
+            size_bytes += len(waiting.submission.image)
+            batch.append(waiting)
+        return batch
+
+    async def _store(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            refs = await self._images.put_many([waiting.submission.image for waiting in batch])
+            rows = [_new_task(waiting, ref) for waiting, ref in zip(batch, refs, strict=True)]
+            accepted = await self._ledger.accept_many(rows)
+        except EdgeSchedError as error:
+            for waiting in batch:
+                self._backlog.give_back(len(waiting.submission.image))
+                if not waiting.stored.done():
+                    waiting.stored.set_exception(error)
+                    waiting.stored.exception()  # the asker may be gone: then nobody else would read it
+            if isinstance(error, Overloaded):  # the disk is nearly full: a refusal, not a fault
+                return
+            raise  # ends the process: nothing more may be acknowledged
+        self._settle(batch, rows, accepted)
+        unused = [row.image for row, outcome in zip(rows, accepted, strict=True) if not outcome.created]
+        if unused:
+            await self._images.release(unused)
+
+    def _settle(self, batch: Sequence[_Waiting], rows: Sequence[NewTask], accepted: Sequence[Accepted]) -> None:
+        self._on_accepted([outcome.task for outcome in accepted if outcome.created])
+        for waiting, row, outcome in zip(batch, rows, accepted, strict=True):
+            if not outcome.created:
+                self._backlog.give_back(row.size_bytes)
+            if not waiting.stored.done():
+                waiting.stored.set_result(outcome)
+
+
+def _new_task(waiting: _Waiting, image: ImageRef) -> NewTask:
+    submission = waiting.submission
+    return NewTask(
+        task_id=TaskId(uuid.uuid4().hex),
+        client_id=submission.client_id,
+        submission_key=submission.submission_key,
+        model=submission.model,
+        file_name=submission.file_name,
+        image=image,
+        image_digest=waiting.digest,
+        size_bytes=len(submission.image),
+        receiver_url=submission.receiver_url,
+        deadline_ms=submission.remaining_ms,
+    )
+
+
+def check_receiver_url(url: str) -> None:
+    """Raises: InvalidInput."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:  # a port that is no number, an unclosed bracket
+        usable = False
+    if not usable or len(url) > MAX_URL_LENGTH:
+        raise InvalidInput(f"receiver {url[:80]!r} is not a URL like http://192.168.1.5:8888")

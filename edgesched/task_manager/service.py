@@ -1,0 +1,206 @@
+"""The gRPC door: read the wire, call the core, write the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from edgesched import wire
+from edgesched.catalogue import Catalogue
+from edgesched.domain.lifecycle import LABELLED_STATES, OPEN_STATES
+from edgesched.domain.task import Task, TaskId
+from edgesched.errors import EdgeSchedError, InvalidInput, NotKnown, Overloaded, StorageFailed, TaskEnded
+from edgesched.ledger.base import Ledger
+from edgesched.task_manager.changes import Changes
+from edgesched.task_manager.intake import Intake, Submission
+from edgesched.task_manager.status import STATUS
+from edgesched.v1 import task_manager_pb2 as pb
+from edgesched.v1 import task_manager_pb2_grpc as pb_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+STREAM_PICTURES_IN_FLIGHT = 64  # per stream, read but not yet durable
+STREAM_BYTES_IN_FLIGHT = 64 * 1024 * 1024
+DEFAULT_PAGE, LARGEST_PAGE = 100, 1_000
+MAX_WATCHED_IDS = 10_000
+WATCH_PAGE = 500
+
+
+class TaskManagerService(pb_grpc.TaskManagerServicer):
+    def __init__(self, intake: Intake, ledger: Ledger, catalogue: Catalogue, changes: Changes) -> None:
+        self._intake = intake
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._changes = changes
+
+    async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
+        task = await self._intake.accept(_submission(request))
+        return pb.SubmitReply(tag=request.tag, task_id=task.task_id)
+
+    async def SubmitStream(
+        self, requests: AsyncIterator[pb.SubmitRequest], context: Context
+    ) -> AsyncIterator[pb.SubmitReply]:
+        replies: asyncio.Queue[pb.SubmitReply | None] = asyncio.Queue()
+        feeder = asyncio.create_task(self._feed(requests, replies), name="SubmitStream.feed")
+        try:
+            while (reply := await replies.get()) is not None:
+                yield reply
+            await feeder
+        finally:
+            feeder.cancel()
+
+    async def Infer(self, request: pb.SubmitRequest, context: Context) -> pb.InferReply:
+        task = await self._intake.accept(_submission(request))
+        if task.state in OPEN_STATES:
+            task = await self._until_labelled(task.task_id)
+        result = await self._ledger.result(task.task_id)
+        if task.state not in LABELLED_STATES or result is None:
+            raise TaskEnded(f"task {task.task_id} is {task.state}: {task.last_error or 'no cause was recorded'}")
+        return pb.InferReply(
+            task_id=task.task_id,
+            attempt_id=task.attempt_id or "",
+            device_id=task.device_id or "",
+            result=wire.result_to_pb(result),
+        )
+
+    async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.GetTaskReply:
+        return wire.task_details_to_pb(await self._ledger.details(TaskId(request.task_id)))
+
+    async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksReply:
+        limit = request.page_size or DEFAULT_PAGE
+        if limit > LARGEST_PAGE:
+            raise InvalidInput(f"page_size must be at most {LARGEST_PAGE}, got {limit}")
+        cursor = request.cursor if request.HasField("cursor") else None
+        page = await self._ledger.list(wire.list_filter(request), limit=limit, cursor=cursor)
+        return wire.task_page_to_pb(page)
+
+    async def CountTasks(self, request: pb.CountTasksRequest, context: Context) -> pb.CountTasksReply:
+        return wire.task_counts_to_pb(await self._ledger.counts())
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchEvent]:
+        if len(request.task_ids) > MAX_WATCHED_IDS:
+            raise InvalidInput(f"at most {MAX_WATCHED_IDS} task_ids on one call, got {len(request.task_ids)}")
+        newest = await self._ledger.newest_revision()
+        cursor = request.cursor if request.HasField("cursor") else newest
+        pending: set[TaskId] | None = None
+        if request.task_ids:
+            known = await self._known(request)
+            for task in sorted(known, key=lambda task: task.revision):
+                if task.revision > cursor:
+                    yield pb.WatchEvent(task=wire.task_to_pb(task))
+            pending = {task.task_id for task in known if not task.is_settled}
+            cursor = max(cursor, newest)
+        while pending is None or pending:
+            changed = await self._ledger.changes_since(cursor, limit=WATCH_PAGE)
+            for task in changed:
+                cursor = task.revision
+                if pending is None or task.task_id in pending:
+                    yield pb.WatchEvent(task=wire.task_to_pb(task))
+                if pending is not None and task.is_settled:
+                    pending.discard(task.task_id)
+            if not changed:
+                await self._changes.wait(cursor)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsReply:
+        models = [self._catalogue.get(name) for name in self._catalogue]
+        return pb.ListModelsReply(
+            models=[
+                pb.ListModelsReply.Model(
+                    name=model.name, version=model.version, description=model.description, labels=model.labels
+                )
+                for model in models
+            ]
+        )
+
+    async def _feed(
+        self, requests: AsyncIterator[pb.SubmitRequest], replies: asyncio.Queue[pb.SubmitReply | None]
+    ) -> None:
+        """Read ahead of the disk, but not without bound: gRPC's flow control stops the client then."""
+        room = _Room(STREAM_PICTURES_IN_FLIGHT, STREAM_BYTES_IN_FLIGHT)
+        try:
+            async with asyncio.TaskGroup() as accepting:
+                async for request in requests:
+                    await room.enter(len(request.image))
+                    accepting.create_task(self._accept_one(request, replies, room))
+        finally:
+            replies.put_nowait(None)
+
+    async def _accept_one(
+        self, request: pb.SubmitRequest, replies: asyncio.Queue[pb.SubmitReply | None], room: _Room
+    ) -> None:
+        try:
+            task = await self._intake.accept(_submission(request))
+            reply = pb.SubmitReply(tag=request.tag, task_id=task.task_id)
+        except StorageFailed:
+            raise  # the process is ending: no answer is the honest one
+        except EdgeSchedError as error:
+            reply = pb.SubmitReply(tag=request.tag, refusal=_refusal(error))
+        finally:
+            room.leave(len(request.image))
+        replies.put_nowait(reply)
+
+    async def _until_labelled(self, task_id: TaskId) -> Task:
+        ended: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+
+        def listen(task: Task) -> None:
+            if task.state not in OPEN_STATES and not ended.done():
+                ended.set_result(task)
+
+        with self._changes.listening(task_id, listen):
+            for task in await self._ledger.get_many([task_id]):
+                listen(task)  # it may have ended before we listened
+            return await ended
+
+    async def _known(self, request: pb.WatchRequest) -> list[Task]:
+        wanted = {TaskId(task_id) for task_id in request.task_ids}
+        known = list(await self._ledger.get_many(wanted))
+        missing = wanted - {task.task_id for task in known}
+        if missing:
+            raise NotKnown(f"task {min(missing)!r} is not known ({len(missing)} of {len(wanted)} are not)")
+        return known
+
+
+class _Room:
+    """Bounds what one stream has in flight, by count and by bytes. One picture always fits."""
+
+    def __init__(self, pictures: int, size_bytes: int) -> None:
+        self._pictures = pictures
+        self._bytes = size_bytes
+        self._inside = 0
+        self._inside_bytes = 0
+        self._left = asyncio.Event()
+
+    async def enter(self, size_bytes: int) -> None:
+        while self._inside and (self._inside >= self._pictures or self._inside_bytes + size_bytes > self._bytes):
+            self._left.clear()
+            await self._left.wait()
+        self._inside += 1
+        self._inside_bytes += size_bytes
+
+    def leave(self, size_bytes: int) -> None:
+        self._inside -= 1
+        self._inside_bytes -= size_bytes
+        self._left.set()
+
+
+def _submission(request: pb.SubmitRequest) -> Submission:
+    return Submission(
+        model=request.model,
+        file_name=request.file_name,
+        image=request.image,
+        client_id=request.client_id,
+        submission_key=request.submission_key,
+        receiver_url=request.receiver_url if request.HasField("receiver_url") else None,
+        remaining_ms=request.remaining_ms if request.HasField("remaining_ms") else None,
+    )
+
+
+def _refusal(error: EdgeSchedError) -> pb.Refusal:
+    return pb.Refusal(
+        status_code=STATUS[type(error)].value[0],
+        message=str(error),
+        retry_after_ms=error.retry_after_ms if isinstance(error, Overloaded) else None,
+    )
