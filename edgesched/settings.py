@@ -76,6 +76,9 @@ class TaskManagerSettings(ListeningSettings):
     attempt_timeout_ms: PositiveInt = Field(60_000, description="longest time that one attempt may take on a board")
     retry_backoff_ms: PositiveInt = Field(500, description="pause before the first retry; doubles with each one")
     reconnect_grace_ms: PositiveInt = Field(2_000, description="how long a broken stream keeps its tasks")
+    drain_timeout_ms: PositiveInt = Field(
+        10_000, description="when told to stop: longest wait for what is on the boards; the rest is taken up again"
+    )
     delivery_grace_ms: PositiveInt = Field(
         4_000, description="after this without a board's delivery report the task manager delivers by itself"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -97,7 +98,7 @@ async def opened(settings: TaskManagerSettings, placement: Placement) -> AsyncIt
             server, address = _bind(parts.service, settings)  # before any loop runs: it may be refused
             async with parts.running(), _serving(server):
                 yield RunningTaskManager(address=address, tasks=LocalTasks(ledger))
-                parts.intake.close()
+                await parts.drain(settings.drain_timeout_ms)
 
 
 def check_strategy(name: str | None) -> None:
@@ -119,6 +120,7 @@ def read_catalogue(settings: TaskManagerSettings) -> Catalogue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
+    attempts: OpenAttempts
     intake: Intake
     events: EventLog
     dispatcher: Dispatcher
@@ -203,6 +205,7 @@ class _Parts:
             task_retention_s=settings.task_retention_s,
         )
         return cls(
+            attempts=attempts,
             intake=intake,
             events=events,
             dispatcher=dispatcher,
@@ -225,11 +228,23 @@ class _Parts:
             ]
             writer = tasks.create_task(self.events.run(), name="EventLog")
             yield
-            self.dispatcher.close()
             for loop in loops:
                 loop.cancel()
             await self.events.drained()  # what boards have reported by now is not asked for again
             writer.cancel()
+
+    async def drain(self, timeout_ms: float) -> None:
+        """Accept and dispatch nothing more, and let what is on the boards come home.
+
+        What does not come in time stays open in the ledger: the boards keep it, and the next start asks them for it.
+        """
+        self.intake.close()
+        self.dispatcher.close()
+        log.info("process.draining", extra={"attempts": len(self.attempts), "timeout_ms": timeout_ms})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self.attempts.none_left()
+        log.info("process.drained", extra={"attempts_left": len(self.attempts)})
 
 
 async def _open_attempts(ledger: Ledger, clock: Clock) -> OpenAttempts:

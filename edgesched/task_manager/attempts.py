@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,11 @@ class OpenAttempts:
     def __init__(self) -> None:
         self._by_id: dict[AttemptId, OpenAttempt] = {}
         self._by_device: defaultdict[DeviceId, dict[AttemptId, OpenAttempt]] = defaultdict(dict)
+        self._none_left = asyncio.Event()
+        self._none_left.set()
 
     def add(self, attempt: OpenAttempt) -> None:
+        self._none_left.clear()
         self._by_id[attempt.attempt_id] = attempt
         self._by_device[attempt.device_id][attempt.attempt_id] = attempt
 
@@ -48,7 +52,13 @@ class OpenAttempts:
             del of_device[attempt_id]
             if not of_device:
                 del self._by_device[attempt.device_id]
+            if not self._by_id:
+                self._none_left.set()
         return attempt
+
+    async def none_left(self) -> None:
+        """Return when no attempt is open."""
+        await self._none_left.wait()
 
     def of_device(self, device_id: DeviceId) -> Sequence[OpenAttempt]:
         return tuple(self._by_device.get(device_id, {}).values())

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 SCAN_EVERY_S = 2.0
 SCAN_PAGE = 256
+SCAN_PAGES = 16  # per round
 POST_TIMEOUT_S = 10.0
 POSTS_IN_FLIGHT = 4
 BACKOFF_FIRST_MS = 500.0
@@ -67,6 +68,7 @@ class Deliveries:
         self._grace_ms = grace_ms
         self._away: dict[str, _Away] = {}
         self._due_now: set[TaskId] = set()
+        self._scanned_seq = 0
         self._wake = asyncio.Event()
 
     def hand_over(self, task_id: TaskId) -> None:
@@ -91,14 +93,15 @@ class Deliveries:
                     continue
 
     async def _scan(self, session: aiohttp.ClientSession) -> None:
-        after_seq = 0
-        while True:
-            page = await self._ledger.undelivered(limit=SCAN_PAGE, after_seq=after_seq)
+        """A few pages per round, going on where the last round ended: a receiver that is away for long leaves many."""
+        for _ in range(SCAN_PAGES):
+            page = await self._ledger.undelivered(limit=SCAN_PAGE, after_seq=self._scanned_seq)
             done_before_ms = self._clock.wall_ms() - self._grace_ms
             await self._deliver(session, [task for task in page if task.updated_at_ms <= done_before_ms])
-            if len(page) < SCAN_PAGE or self._due_now:
+            is_last = len(page) < SCAN_PAGE
+            self._scanned_seq = 0 if is_last else page[-1].seq
+            if is_last or self._due_now:
                 return
-            after_seq = page[-1].seq
 
     async def _deliver(self, session: aiohttp.ClientSession, tasks: Sequence[Task]) -> None:
         by_url: defaultdict[str, list[Task]] = defaultdict(list)

@@ -51,6 +51,10 @@ class _Broken(Exception):
     """Ends both halves of one stream."""
 
 
+class _Ended(_Broken):
+    """The board ended it in good order: it is stopping."""
+
+
 class DeviceLink:
     """One device at one address. `run` opens a stream when one is wanted, and again while there is something to do.
 
@@ -144,8 +148,9 @@ class DeviceLink:
                     halves.create_task(self._write(stream), name=f"write {self.device_id}")
             except* _Broken as group:
                 cause = group.exceptions[0]
-                log.warning(
-                    "stream.broken",
+                log.log(
+                    logging.INFO if isinstance(cause, _Ended) else logging.WARNING,
+                    "stream.ended",
                     extra={"device_id": self.device_id, "address": self.address, "cause": str(cause)},
                 )
             finally:
@@ -175,7 +180,7 @@ class DeviceLink:
             with _breaking():
                 message = await stream.read()
             if not isinstance(message, pb.FromAgent):
-                raise _Broken("the agent ended the stream")
+                raise _Ended("the agent ended the stream")
             match message.WhichOneof("message"):
                 case "accepted":
                     self._listener.accepted(self, message.accepted)

@@ -162,7 +162,7 @@ class Dispatcher:
         try:
             plan = await self._placement.place(request)
         except (PeerUnavailable, InvalidInput) as error:  # the latter: a gateway that does not know our strategy
-            self._samples = samples + self._samples
+            self._samples = (samples + self._samples)[-MAX_SAMPLES:]
             if not self._is_placement_away:
                 log.error("placement.unavailable", extra={"cause": str(error)})
             self._is_placement_away = True

@@ -20,6 +20,7 @@ from edgesched.task_manager.pictures import PictureLimits, check_file_name, chec
 
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 64 * 1024 * 1024
+MAX_WAITING_BYTES = 256 * 1024 * 1024  # pictures of all clients that are in memory only
 BATCHES_IN_FLIGHT = 2  # while one commits its rows, the next one writes its pictures
 MAX_ID_BYTES = 128
 MAX_URL_LENGTH = 2_000
@@ -65,6 +66,7 @@ class Intake:
         self._picture_limits = picture_limits
         self._on_accepted = on_accepted
         self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._is_open = True
 
@@ -76,10 +78,13 @@ class Intake:
         if not self._is_open:
             raise Overloaded("the task manager is stopping; send it again in a moment", retry_after_ms=1_000)
         self._check(submission)
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            raise Overloaded("pictures come faster than the disk can store them; slow down", retry_after_ms=200)
         self._backlog.reserve(len(submission.image))
         digest = hashlib.sha256(submission.image).hexdigest()
         waiting = _Waiting(submission, digest, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
+        self._waiting_bytes += len(submission.image)
         self._wake.set()
         # Whoever asked may hang up; what is in a batch by then is stored all the same.
         accepted = await asyncio.shield(waiting.stored)
@@ -125,6 +130,7 @@ class Intake:
             waiting = self._waiting.popleft()
             size_bytes += len(waiting.submission.image)
             batch.append(waiting)
+        self._waiting_bytes -= size_bytes
         return batch
 
     async def _store(self, batch: Sequence[_Waiting]) -> None:

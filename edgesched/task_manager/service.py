@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
@@ -22,7 +23,7 @@ from edgesched.v1 import task_manager_pb2_grpc as pb_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-STREAM_PICTURES_IN_FLIGHT = 64  # per stream, read but not yet durable
+STREAM_PICTURES_IN_FLIGHT = 64  # per stream, read but not yet answered
 STREAM_BYTES_IN_FLIGHT = 64 * 1024 * 1024
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1_000
 MAX_WATCHED_IDS = 10_000
@@ -43,11 +44,13 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
     async def SubmitStream(
         self, requests: AsyncIterator[pb.SubmitRequest], context: Context
     ) -> AsyncIterator[pb.SubmitReply]:
-        replies: asyncio.Queue[pb.SubmitReply | None] = asyncio.Queue()
-        feeder = asyncio.create_task(self._feed(requests, replies), name="SubmitStream.feed")
+        room = _Room(STREAM_PICTURES_IN_FLIGHT, STREAM_BYTES_IN_FLIGHT)
+        replies: asyncio.Queue[_Reply | None] = asyncio.Queue()  # bounded by the room
+        feeder = asyncio.create_task(self._feed(requests, replies, room), name="SubmitStream.feed")
         try:
             while (reply := await replies.get()) is not None:
-                yield reply
+                yield reply.message
+                room.leave(reply.size_bytes)  # only now: a client that reads no replies is not read from either
             await feeder
         finally:
             feeder.cancel()
@@ -116,31 +119,26 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
         )
 
     async def _feed(
-        self, requests: AsyncIterator[pb.SubmitRequest], replies: asyncio.Queue[pb.SubmitReply | None]
+        self, requests: AsyncIterator[pb.SubmitRequest], replies: asyncio.Queue[_Reply | None], room: _Room
     ) -> None:
         """Read ahead of the disk, but not without bound: gRPC's flow control stops the client then."""
-        room = _Room(STREAM_PICTURES_IN_FLIGHT, STREAM_BYTES_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as accepting:
                 async for request in requests:
                     await room.enter(len(request.image))
-                    accepting.create_task(self._accept_one(request, replies, room))
+                    accepting.create_task(self._accept_one(request, replies))
         finally:
             replies.put_nowait(None)
 
-    async def _accept_one(
-        self, request: pb.SubmitRequest, replies: asyncio.Queue[pb.SubmitReply | None], room: _Room
-    ) -> None:
+    async def _accept_one(self, request: pb.SubmitRequest, replies: asyncio.Queue[_Reply | None]) -> None:
         try:
             task = await self._intake.accept(_submission(request))
-            reply = pb.SubmitReply(tag=request.tag, task_id=task.task_id)
+            message = pb.SubmitReply(tag=request.tag, task_id=task.task_id)
         except StorageFailed:
             raise  # the process is ending: no answer is the honest one
         except EdgeSchedError as error:
-            reply = pb.SubmitReply(tag=request.tag, refusal=_refusal(error))
-        finally:
-            room.leave(len(request.image))
-        replies.put_nowait(reply)
+            message = pb.SubmitReply(tag=request.tag, refusal=_refusal(error))
+        replies.put_nowait(_Reply(message, len(request.image)))
 
     async def _until_labelled(self, task_id: TaskId) -> Task:
         ended: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
@@ -163,8 +161,14 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
         return known
 
 
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    message: pb.SubmitReply
+    size_bytes: int  # of the picture that it answers
+
+
 class _Room:
-    """Bounds what one stream has in flight, by count and by bytes. One picture always fits."""
+    """Bounds what one stream has read but not answered, by count and by bytes. One picture always fits."""
 
     def __init__(self, pictures: int, size_bytes: int) -> None:
         self._pictures = pictures

@@ -10,6 +10,7 @@ from aiohttp import web
 from edgesched.domain.lifecycle import State
 from edgesched.v1 import agent_pb2 as pb
 from edgesched.v1 import types_pb2 as types
+from edgesched.v1.task_manager_pb2 import TASK_STATE_DONE, TASK_STATE_QUEUED
 from tests.support.fake_boards import FakeBoard, ListedBoards, circle, fails, keeps_silent, serving
 from tests.support.task_managers import Client, small_jpeg, task_manager
 
@@ -313,3 +314,37 @@ async def test_a_task_expires_when_its_time_is_over_and_a_late_answer_changes_no
 
     assert board.acks[0].verdict == DISCARD
     assert not details.HasField("result")
+
+
+# --- stopping in good order ---
+
+
+async def test_a_stop_lets_what_is_on_the_boards_come_home_and_dispatches_nothing_more(tmp_path: Path) -> None:
+    finish = asyncio.Event()
+
+    async def answer_later(board: FakeBoard) -> None:
+        await finish.wait()
+        for dispatch in board.dispatches:
+            board.say(pb.FromAgent(outcome=circle(dispatch, b"")))
+
+    async with serving(FakeBoard("b1", keeps_silent)) as board:
+        async with task_manager(tmp_path, ListedBoards([board], window=1)) as client:
+            task_id = await client.submit()
+            waits = await client.submit()
+            await client.until(task_id, lambda task: task.state is State.RUNNING)
+            answering = asyncio.create_task(answer_later(board))
+            finish.set()  # the answer comes while the task manager is draining
+        await answering
+        async with task_manager(tmp_path, ListedBoards([])) as client:
+            assert (await client.details(task_id)).task.state == TASK_STATE_DONE
+            assert (await client.details(waits)).task.state == TASK_STATE_QUEUED
+
+    assert len(board.dispatches) == 1
+
+
+async def test_a_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
+    async with serving(FakeBoard("b1", keeps_silent)) as board:
+        async with asyncio.timeout(20):
+            async with task_manager(tmp_path, ListedBoards([board]), drain_timeout_ms=50) as client:
+                task_id = await client.submit()
+                await client.until(task_id, lambda task: task.state is State.RUNNING)

@@ -77,6 +77,7 @@ async def task_manager(workspace: Path, placement: Placement, **settings: Any) -
         "durability": "process",
         "reconnect_grace_ms": 300,
         "retry_backoff_ms": 10,
+        "drain_timeout_ms": 500,
     }
     async with (
         opened(TaskManagerSettings(**(defaults | settings)), placement) as running,
