@@ -46,6 +46,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_http_proxy", 0),  # boards and clients are on our own network, whatever http_proxy says
 )
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (

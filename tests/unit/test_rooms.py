@@ -56,8 +56,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "agents": AGENT,
     "agents.worker": {"numpy", "cv2", "onnxruntime"},
     "client": CLIENT,
-    "client.send_pic": CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "rich"},
-    "client.rst_recv": CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "rich"},
+    "client.send_pic": CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "rich", "typer"},
+    "client.rst_recv": CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "rich", "typer"},
     "edgesched.demo": {"edgesched.domain", "edgesched.errors", "edgesched.wire", "edgesched.local", "client"}
     | {"numpy", "cv2", "grpc", "rich"},
     "edgesched.local": {"edgesched.errors", "edgesched.settings", "edgesched.task_manager", "gateway", "agents"},

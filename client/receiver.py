@@ -1,0 +1,240 @@
+"""Takes labels over HTTP, from boards and from the task manager, and answers once they are safely on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import http
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from client.label_store import LabelStore, Verdict
+from edgesched import rest
+from edgesched.domain.task import TaskId
+from edgesched.errors import InvalidInput, StartupError
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_HELD_BYTES = 4 * MAX_BODY_BYTES
+"""Bodies that are being read or written; more are sent away for a moment."""
+SMALLEST_CHARGE_BYTES = 64 * 1024  # what a request costs apart from its body
+MAX_WAITING_POSTS = MAX_HELD_BYTES // SMALLEST_CHARGE_BYTES
+MAX_GROUP_ITEMS = 256
+READ_S = 60.0
+STORE_S = 60.0
+CLOSE_S = 5.0
+RETRY_AFTER_MS = 1_000
+
+ITEM: rest.Wire[rest.LabelledPicture] = rest.Wire(rest.LabelledPicture)
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """Pictures since the start."""
+
+    received: int = 0  # labels written
+    repeated: int = 0  # delivered again
+    rejected: int = 0
+    failed: int = 0  # the disk refused: they will come again
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    items: Sequence[rest.LabelledPicture]
+    verdicts: asyncio.Future[list[Verdict]]
+
+
+class Receiver:
+    """One task owns the store; requests hand it their items, and all that wait are written as one group."""
+
+    def __init__(self, store: LabelStore) -> None:
+        self._store = store
+        self._posted: asyncio.Queue[_Posted] = asyncio.Queue(MAX_WAITING_POSTS)
+        self._held_bytes = 0
+        self.counters = Counters()
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_get("/health", self._health)
+        app.router.add_post("/{anywhere:.*}", self._post)
+        return app
+
+    async def run(self) -> None:
+        """Write what is posted, until cancelled."""
+        while True:
+            group = [await self._posted.get()]
+            size = len(group[0].items)
+            while size < MAX_GROUP_ITEMS and not self._posted.empty():
+                group.append(self._posted.get_nowait())
+                size += len(group[-1].items)
+            verdicts = await asyncio.to_thread(self._store.store, [item for posted in group for item in posted.items])
+            self._count(verdicts)
+            for posted in group:
+                own, verdicts = verdicts[: len(posted.items)], verdicts[len(posted.items) :]
+                if not posted.verdicts.done():  # it may have stopped waiting
+                    posted.verdicts.set_result(own)
+
+    def _count(self, verdicts: Sequence[Verdict]) -> None:
+        for verdict in verdicts:
+            if verdict.error is not None:
+                self.counters.failed += 1
+            elif verdict.rejected is not None:
+                self.counters.rejected += 1
+            elif verdict.is_new:
+                self.counters.received += 1
+            else:
+                self.counters.repeated += 1
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", **asdict(self.counters)})
+
+    async def _post(self, request: web.Request) -> web.Response:
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            return _too_large()
+        is_plain = "Content-Encoding" not in request.headers and request.content_length is not None
+        charge = max(request.content_length or 0, SMALLEST_CHARGE_BYTES) if is_plain else MAX_BODY_BYTES
+        if self._held_bytes + charge > MAX_HELD_BYTES:
+            return _problem(503, "too much is being received at once; send it again in a moment")
+        self._held_bytes += charge
+        try:
+            async with asyncio.timeout(READ_S):
+                body = await request.read()
+            items, rejected = parse(body)
+            self.counters.rejected += len(rejected)
+            async with asyncio.timeout(STORE_S):
+                verdicts = await self._stored(items)
+        except web.HTTPRequestEntityTooLarge:
+            return _too_large()
+        except InvalidInput as error:
+            return _problem(400, str(error))
+        except TimeoutError:
+            return _problem(503, "the body or the disk was too slow; send it again")
+        finally:
+            self._held_bytes -= charge
+        return _answer(items, verdicts, rejected)
+
+    async def _stored(self, items: Sequence[rest.LabelledPicture]) -> list[Verdict]:
+        if not items:
+            return []
+        posted = _Posted(items, asyncio.get_running_loop().create_future())
+        await self._posted.put(posted)
+        return await posted.verdicts
+
+
+def _answer(
+    items: Sequence[rest.LabelledPicture], verdicts: Sequence[Verdict], rejected: Sequence[rest.RejectedItem]
+) -> web.Response:
+    accepted: list[TaskId] = []
+    refused = list(rejected)
+    for item, verdict in zip(items, verdicts, strict=True):
+        if verdict.rejected is not None:
+            refused.append(rest.RejectedItem(task_id=item.task_id, reason=verdict.rejected))
+        elif verdict.error is None:
+            accepted.append(item.task_id)
+    if refused:
+        log.warning("labels.rejected", extra={"pictures": len(refused), "first_reason": refused[0].reason})
+    errors = [verdict.error for verdict in verdicts if verdict.error is not None]
+    if errors:
+        log.error("labels.not_stored", extra={"pictures": len(errors), "cause": str(errors[0])})
+    if errors and not accepted and not refused:
+        is_full = errors[0].errno in (errno.ENOSPC, errno.EDQUOT)
+        return _problem(
+            507 if is_full else 500, f"the labels could not be stored: {errors[0].strerror}; send them again"
+        )
+    reply = rest.DeliveryReply(accepted=tuple(accepted), rejected=tuple(refused))
+    return web.Response(body=rest.DELIVERY_REPLY.dump(reply), content_type="application/json")
+
+
+def parse(body: bytes) -> tuple[Sequence[rest.LabelledPicture], Sequence[rest.RejectedItem]]:
+    """A delivery's items, and those that break the contract, with the reason for each.
+
+    Raises: InvalidInput if it is no delivery at all.
+    """
+    try:
+        return rest.DELIVERY.parse(body).results, ()
+    except InvalidInput:
+        pass  # one bad item must not cost the others
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from error
+    results = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(results, list):
+        raise InvalidInput('the body must be {"results": [...]}')
+    items: list[rest.LabelledPicture] = []
+    rejected: list[rest.RejectedItem] = []
+    for number, result in enumerate(results):
+        try:
+            items.append(ITEM.parse(json.dumps(result)))
+        except InvalidInput as error:
+            named = result.get("task_id") if isinstance(result, dict) else None
+            task_id = named.encode(errors="replace").decode() if isinstance(named, str) else ""
+            rejected.append(rest.RejectedItem(task_id=TaskId(task_id), reason=f"results.{number}: {error}"))
+    return items, rejected
+
+
+def _too_large() -> web.Response:
+    return _problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer results at once")
+
+
+def _problem(status: int, detail: str) -> web.Response:
+    log.warning("post.refused", extra={"status": status, "detail": detail})
+    problem = rest.Problem(
+        title=http.HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        retry_after_ms=RETRY_AFTER_MS if status == 503 else None,
+    )
+    return web.Response(status=status, body=rest.PROBLEM.dump(problem), content_type="application/problem+json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningReceiver:
+    port: int
+    counters: Counters
+    known_tasks: int  # in the journal when it started
+    writer: asyncio.Task[None]
+    """Ends only by a bug, which it raises: then the process must end."""
+
+
+@asynccontextmanager
+async def running_receiver(directory: Path, *, host: str, port: int) -> AsyncIterator[RunningReceiver]:
+    """A receiver that writes below `directory`, until the block is left. Port 0: the operating system chooses.
+
+    Raises: StartupError if the directory or the port cannot be used.
+    """
+    with LabelStore.opened(directory) as store:
+        receiver = Receiver(store)
+        runner = web.AppRunner(receiver.app(), access_log=None, shutdown_timeout=CLOSE_S)
+        await runner.setup()
+        writer = asyncio.create_task(receiver.run(), name="receiver")
+        try:
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except (OSError, UnicodeError) as error:
+                raise StartupError(_cannot_listen(host, port, error)) from error
+            yield RunningReceiver(
+                port=runner.addresses[0][1],
+                counters=receiver.counters,
+                known_tasks=store.known_tasks,
+                writer=writer,
+            )
+        finally:
+            await runner.cleanup()  # requests in hand are answered first
+            writer.cancel()
+            await asyncio.wait({writer})
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is taken; stop what uses it, or choose another one with --port"
+    if isinstance(error, OSError) and error.errno == errno.EACCES:
+        return f"port {port} on {host} is not allowed for this user; choose one above 1023 with --port"
+    return f"--host {host} --port {port}: cannot be listened on: {error}"

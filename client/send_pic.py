@@ -1,0 +1,282 @@
+"""Sends pictures: `python client/send_pic.py --dir DIR --max N --workers N`, or `edgesched send`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import grpc
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    from client import addresses, identity, pictures
+    from client.submitter import Acknowledged, Patience, Step, Waiting, submit_all
+    from client.tally import Tally
+    from client.waiter import wait_settled
+    from edgesched import logs, process, wire
+    from edgesched.domain.task import Task
+    from edgesched.errors import EdgeSchedError, StartupError, StorageFailed
+    from edgesched.settings import SenderSettings, load
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: run this with .venv/bin/python, or `pip install` the project into the environment in use")
+
+LINE_PERIOD_S = 2.0
+INTERRUPTED = 130
+
+Show = Callable[[str, int, int, str], None]
+"""(stage, how many of it are done, of how many, a remark)"""
+
+
+def command(
+    host: Annotated[
+        str | None,
+        typer.Option("--host", "-H", metavar="ADDRESS", help="The task manager's address. [default: 127.0.0.1]"),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-P", help="The task manager's gRPC port. [default: 9999]")
+    ] = None,
+    picture_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            "-D",
+            metavar="DIR",
+            help="Pictures to send (jpg jpeg png bmp webp), with sub-directories. [default: workspace/client/pictures]",
+        ),
+    ] = None,
+    max_pictures: Annotated[
+        int | None, typer.Option("--max", "-n", help="Send at most so many. [default: all]")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", help="How many pictures may be unacknowledged at once. [default: 8]"),
+    ] = None,
+    receiver: Annotated[
+        str | None,
+        typer.Option(
+            "--receiver", metavar="URL", help="Where labels are posted to. [default: port 8888 of this machine]"
+        ),
+    ] = None,
+    no_receiver: Annotated[
+        bool, typer.Option("--no-receiver", help="Post labels nowhere; ask for them later.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until every picture has its labels.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "--tasktype", metavar="NAME", help="The model that labels them. [default: shapes]"),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline", metavar="S", help="A picture without labels expires after so many seconds. [default: never]"
+        ),
+    ] = None,
+    give_up_after: Annotated[
+        float | None,
+        typer.Option(
+            "--give-up-after", metavar="S", help="Stop after so many seconds without an answer or news. [default: 300]"
+        ),
+    ] = None,
+    acknowledged: Annotated[
+        Path | None,
+        typer.Option(
+            "--acknowledged", metavar="FILE", help="Append a JSON line (path, task_id) per acknowledged picture."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE|DIR", help="A TOML file, or a directory with sender.toml.")
+    ] = None,
+    log_dir: Annotated[
+        Path | None, typer.Option("--log-dir", metavar="DIR", help="Also write a rotating log file here.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error. [default: info]")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", metavar="FORMAT", help="text or json. [default: text]")
+    ] = None,
+) -> None:
+    """Send pictures to be labelled.
+
+    Exit code: 0 all were accepted (with --wait: and labelled), 1 not all, 2 nothing could be started, 130 interrupted.
+    """
+    flags = {
+        "task_manager_host": host,
+        "task_manager_port": port,
+        "picture_dir": picture_dir,
+        "max_pictures": max_pictures,
+        "sender_workers": workers,
+        "receiver_url": receiver,
+        "model": model,
+        "deadline_s": deadline,
+        "give_up_after_s": give_up_after,
+        "log_dir": log_dir,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    if receiver and no_receiver:
+        raise typer.BadParameter("--receiver and --no-receiver exclude each other")
+    try:
+        settings = load(SenderSettings, config=config, flags=flags).settings
+        code = asyncio.run(_run(settings, has_receiver=not no_receiver, wait=wait, acknowledged=acknowledged))
+    except StartupError as error:
+        process.fail(str(error))
+    except EdgeSchedError as error:
+        typer.echo(f"edgesched: {error}", err=True)
+        code = 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        code = INTERRUPTED
+    raise typer.Exit(code)
+
+
+async def _run(settings: SenderSettings, *, has_receiver: bool, wait: bool, acknowledged: Path | None) -> int:
+    """Returns: the exit code."""
+    me = asyncio.current_task()
+    if me is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)  # asyncio.run does so for SIGINT
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    found = await asyncio.to_thread(pictures.find, settings.picture_dir, settings.max_pictures)
+    if settings.max_pictures and len(found.pictures) < settings.max_pictures:
+        console.print(f"{settings.picture_dir} holds {len(found.pictures)} pictures, fewer than --max: all are sent")
+    client_id = identity.client_id(settings.client_state_dir)
+    receiver_url = await _receiver_url(settings) if has_receiver else None
+    target = addresses.joined(settings.task_manager_host, settings.task_manager_port)
+    tally = Tally(found.pictures, found.unreadable)
+    try:
+        with _display(console) as show, _noting(acknowledged) as note:
+            logs.configure("sender", level=settings.log_level, log_format=settings.log_format, log_dir=settings.log_dir)
+            async with grpc.aio.insecure_channel(target, options=wire.CHANNEL_OPTIONS) as channel:
+                tally.begin()
+                await submit_all(
+                    channel,
+                    found.pictures,
+                    model=settings.model,
+                    receiver_url=receiver_url,
+                    client_id=client_id,
+                    in_flight=settings.sender_workers,
+                    deadline_s=settings.deadline_s,
+                    patience=Patience(next_answer_s=settings.give_up_after_s),
+                    on_progress=partial(_on_step, tally, show, note),
+                )
+                tally.end_sending()
+                if wait:
+                    await wait_settled(
+                        channel,
+                        tally.acknowledged,
+                        on_change=partial(_on_change, tally, show),
+                        timeout_s=settings.give_up_after_s,
+                    )
+    finally:
+        for line in tally.summary(waited=wait):
+            console.print(_printable(line))
+    return 1 if tally.refused or (wait and not tally.all_labelled) else 0
+
+
+def _on_step(tally: Tally, show: Show, note: Callable[[Acknowledged], None], step: Step) -> None:
+    if isinstance(step, Waiting):
+        remark = step.reason
+    else:
+        tally.take(step)
+        remark = f"{tally.pictures_per_s:.1f} pictures/s"
+    if isinstance(step, Acknowledged):
+        note(step)
+    show("sending", tally.answered, len(tally.planned), remark)
+
+
+def _on_change(tally: Tally, show: Show, task: Task) -> None:
+    tally.learn(task)
+    show("labels", tally.settled, len(tally.acknowledged), tally.by_state())
+
+
+@contextmanager
+def _display(console: Console) -> Iterator[Show]:
+    """Bars on a terminal, a line now and then elsewhere."""
+    if console.is_terminal:
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[remark]}", markup=False),
+        )
+        with Progress(TextColumn("{task.description}"), *columns, console=console) as bars:
+            stages: dict[str, TaskID] = {}
+
+            def draw(stage: str, done: int, total: int, remark: str) -> None:
+                if stage not in stages:
+                    stages[stage] = bars.add_task(stage, total=total, remark="")
+                bars.update(stages[stage], completed=done, remark=_printable(remark))
+
+            yield draw
+        return
+    said_at = time.monotonic()
+
+    def say(stage: str, done: int, total: int, remark: str) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= LINE_PERIOD_S:
+            said_at = time.monotonic()
+            console.print(_printable(f"{stage}: {done} of {total} ({remark})"))
+
+    yield say
+
+
+async def _receiver_url(settings: SenderSettings) -> str:
+    """Where labels are posted. Warns if that is this machine and no receiver is there yet."""
+    if settings.receiver_url is not None:
+        return addresses.check_receiver_url(settings.receiver_url)
+    host, port = settings.task_manager_host, settings.receiver_port
+    address = await asyncio.to_thread(addresses.local_address_towards, host, settings.task_manager_port)
+    url = f"http://{addresses.joined(address, port)}"
+    if not await addresses.somebody_listens(address, port):
+        command = f"python client/rst_recv.py --port {port}"
+        if not addresses.is_loopback(address):
+            command += f" --host {address}"
+        typer.echo(
+            f"warning: no receiver listens on {url} yet; start one with `{command}` "
+            "(labels are kept until then), or use --no-receiver",
+            err=True,
+        )
+    return url
+
+
+def _printable(text: str) -> str:
+    """File names may hold anything, also what would upset a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def _noting(path: Path | None) -> Iterator[Callable[[Acknowledged], None]]:
+    """What writes one acknowledgement per line, at once: another program may be reading along."""
+    if path is None:
+        yield lambda step: None
+        return
+    try:
+        file = path.open("ab", buffering=0)
+    except OSError as error:
+        raise StartupError(f"--acknowledged {path}: cannot be written: {error.strerror}") from error
+
+    def note(step: Acknowledged) -> None:
+        line = json.dumps({"path": step.picture.source, "task_id": step.task_id}).encode() + b"\n"
+        cause = "the disk is full"  # a short write
+        try:
+            if file.write(line) == len(line):
+                return
+        except OSError as error:
+            cause = error.strerror or str(error)
+        raise StorageFailed(f"--acknowledged {path}: cannot be written: {cause}")
+
+    with file:
+        yield note
+
+
+if __name__ == "__main__":
+    typer.run(command)

@@ -1,0 +1,309 @@
+"""Sends pictures over one SubmitStream, and sends again whatever a broken stream left unanswered."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import grpc
+
+from client.pictures import Picture, check_size
+from edgesched.domain.task import TaskId
+from edgesched.errors import InvalidInput, PeerUnavailable
+from edgesched.v1 import task_manager_pb2 as pb
+from edgesched.v1 import task_manager_pb2_grpc as rpc
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
+QUEUE_FULL_PAUSE_MS = 500  # when the task manager does not say how long
+LONGEST_QUEUE_FULL_PAUSE_MS = 30_000
+GOODBYE_S = 2.0
+
+RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
+TRY_LATER = frozenset({RESOURCE_EXHAUSTED, UNAVAILABLE})
+"""Refusals after which the same picture may be accepted."""
+
+NEVER_BETTER = frozenset(
+    {
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    }
+)
+"""Ends of a whole stream that no new stream would change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledged:
+    """The task manager answered: picture and task are durable."""
+
+    picture: Picture
+    task_id: TaskId
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """This picture will not be accepted, however often it is sent."""
+
+    picture: Picture
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Something cannot go on right now. The next step of another kind means that it did."""
+
+    reason: str
+
+
+Step = Acknowledged | Refused | Waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to try. Any answer, even "the queue is full", starts the second time anew."""
+
+    first_answer_s: float = 60.0
+    next_answer_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Every picture is in exactly one of the two, in the order of the answers."""
+
+    acknowledged: tuple[Acknowledged, ...]
+    refused: tuple[Refused, ...]
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Open:
+    """A picture that waits for its answer."""
+
+    request: pb.SubmitRequest
+    expires_at: float | None  # of this process's event loop clock
+    answer: asyncio.Future[pb.SubmitReply] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+async def submit_all(
+    channel: grpc.aio.Channel,
+    pictures: Iterable[Picture],
+    *,
+    model: str,
+    receiver_url: str | None,
+    client_id: str,
+    in_flight: int = 8,
+    deadline_s: float | None = None,
+    patience: Patience | None = None,
+    on_progress: Callable[[Step], None] | None = None,
+) -> Report:
+    """Submit every picture, however long the queue is full and however often the stream breaks.
+
+    pictures: taken one by one, as there is room; the same one twice makes two tasks.
+    receiver_url: where labels are to be posted; None: nowhere.
+    in_flight: how many pictures may be loaded or unanswered at the same time.
+    deadline_s: a task without labels expires that long after its picture was first ready to be sent.
+    on_progress: told of each step as it happens; pictures that have none when this is cancelled were not acknowledged.
+    Raises: PeerUnavailable if there was no answer for longer than `patience`, or if the other side is not a task
+    manager.
+    """
+    header = pb.SubmitRequest(model=model, client_id=client_id, receiver_url=receiver_url)
+    submitter = _Submitter(channel, header, deadline_s, patience or Patience(), on_progress)
+    return await submitter.run(pictures, in_flight)
+
+
+class _Submitter:
+    """One run. Each worker takes one picture at a time through to its end; one task owns the stream."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        header: pb.SubmitRequest,
+        deadline_s: float | None,
+        patience: Patience,
+        on_progress: Callable[[Step], None] | None,
+    ) -> None:
+        self._submit_stream = rpc.TaskManagerStub(channel).SubmitStream
+        self._header = header
+        self._deadline_s = deadline_s
+        self._patience = patience
+        self._on_progress = on_progress or (lambda step: None)
+        self._limit = asyncio.timeout(patience.first_answer_s)
+        self._tags = itertools.count(1)
+        self._open: dict[int, _Open] = {}  # at most one per worker
+        self._ready: asyncio.Queue[int | None] = asyncio.Queue()  # tags for the writer, of `_open`; None: no more
+        self._no_more = False
+        self._answers = 0
+        self._cause = "no answer"  # of the latest silence
+        self._is_hopeless = False
+        self._is_broken = False  # no answer since the stream broke
+        self._acknowledged: list[Acknowledged] = []
+        self._refused: list[Refused] = []
+
+    async def run(self, pictures: Iterable[Picture], in_flight: int) -> Report:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        left = iter(pictures)
+        try:
+            async with self._limit, asyncio.TaskGroup() as tasks:
+                stream = tasks.create_task(self._keep_streaming())
+                workers = [tasks.create_task(self._work(left)) for _ in range(in_flight)]
+                await asyncio.wait(workers)
+                self._no_more = True
+                self._ready.put_nowait(None)
+                await asyncio.wait({stream}, timeout=GOODBYE_S)
+                stream.cancel()
+        except TimeoutError:
+            raise PeerUnavailable(self._why_not()) from None
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None  # `on_progress` failed: its error is the caller's own
+        return Report(
+            acknowledged=tuple(self._acknowledged), refused=tuple(self._refused), seconds=loop.time() - started
+        )
+
+    # --- one picture ---
+
+    async def _work(self, left: Iterator[Picture]) -> None:
+        for picture in left:
+            outcome = await self._submit(picture)
+            if isinstance(outcome, Acknowledged):
+                self._acknowledged.append(outcome)
+            else:
+                self._refused.append(outcome)
+            self._on_progress(outcome)
+
+    async def _submit(self, picture: Picture) -> Acknowledged | Refused:
+        try:
+            image = await asyncio.to_thread(picture.load)
+            check_size(len(image))
+            request = pb.SubmitRequest(file_name=picture.file_name, image=image, submission_key=str(uuid.uuid4()))
+        except OSError as error:
+            return Refused(picture=picture, reason=f"it cannot be read: {error.strerror or error}")
+        except InvalidInput as error:
+            return Refused(picture=picture, reason=str(error))
+        except UnicodeEncodeError:
+            return Refused(picture=picture, reason="its name is not valid UTF-8; rename it")
+        request.MergeFrom(self._header)
+        expires_at = None if self._deadline_s is None else asyncio.get_running_loop().time() + self._deadline_s
+        while True:
+            reply = await self._ask(_Open(request, expires_at))
+            if reply.WhichOneof("outcome") == "task_id":
+                return Acknowledged(picture=picture, task_id=TaskId(reply.task_id), size_bytes=len(image))
+            refusal = reply.refusal
+            if refusal.status_code not in TRY_LATER and not refusal.HasField("retry_after_ms"):
+                return Refused(picture=picture, reason=refusal.message or "the task manager gave no reason")
+            self._on_progress(Waiting(reason=_waiting_for(refusal)))
+            pause_ms = refusal.retry_after_ms if refusal.HasField("retry_after_ms") else QUEUE_FULL_PAUSE_MS
+            # Spread out, so that the workers do not all come back in the same instant.
+            await asyncio.sleep(min(pause_ms, LONGEST_QUEUE_FULL_PAUSE_MS) / 1000 * random.uniform(1.0, 1.25))
+
+    async def _ask(self, entry: _Open) -> pb.SubmitReply:
+        tag = entry.request.tag = next(self._tags)
+        self._open[tag] = entry
+        self._ready.put_nowait(tag)
+        return await entry.answer
+
+    # --- the stream ---
+
+    async def _keep_streaming(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._no_more:
+            answers_before = self._answers
+            self._ready = asyncio.Queue()
+            for tag in self._open:
+                self._ready.put_nowait(tag)
+            error = await self._stream_once()
+            if self._no_more:
+                return
+            self._complain(error)
+            if self._answers > answers_before:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _complain(self, error: grpc.aio.AioRpcError | None) -> None:
+        self._cause = "it ended the stream" if error is None else (error.details() or error.code().name)
+        if error is not None and error.code() in NEVER_BETTER:
+            self._is_hopeless = True
+            self._allow(0.0)
+            return
+        if not self._is_broken:  # once per outage, not per try
+            log.warning("stream.broken", extra={"cause": self._cause, "unanswered": len(self._open)})
+        self._is_broken = True
+        self._on_progress(Waiting(reason=f"no connection to the task manager, trying again ({self._cause})"))
+
+    def _why_not(self) -> str:
+        if self._is_hopeless:
+            return f"the task manager refuses to take pictures from here: {self._cause}"
+        if self._answers == 0:
+            return (
+                f"the task manager did not answer within {self._patience.first_answer_s:g} s ({self._cause}); "
+                "is it running, and are host and port right?"
+            )
+        return f"the task manager stopped answering {self._patience.next_answer_s:g} s ago ({self._cause})"
+
+    def _allow(self, seconds: float) -> None:
+        """Give up in so many seconds, unless this is called again."""
+        if not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    async def _stream_once(self) -> grpc.aio.AioRpcError | None:
+        """Write what is ready and take the answers, until the stream ends. Returns: why, or None if in good order."""
+        call = self._submit_stream()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write(call))
+                error = await self._read(call)
+                writer.cancel()
+        finally:
+            call.cancel()
+        return error
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[pb.SubmitRequest, pb.SubmitReply]) -> None:
+        try:
+            while (tag := await self._ready.get()) is not None:
+                entry = self._open.get(tag)
+                if entry is None:  # answered meanwhile
+                    continue
+                if entry.expires_at is not None:
+                    left_s = entry.expires_at - asyncio.get_running_loop().time()
+                    entry.request.remaining_ms = max(1, round(left_s * 1000))
+                await call.write(entry.request)
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the stream is over: the reader learns why
+
+    async def _read(
+        self, call: grpc.aio.StreamStreamCall[pb.SubmitRequest, pb.SubmitReply]
+    ) -> grpc.aio.AioRpcError | None:
+        try:
+            while isinstance(reply := await call.read(), pb.SubmitReply):  # until the end of the stream
+                self._take(reply)
+        except grpc.aio.AioRpcError as error:
+            return error
+        return None
+
+    def _take(self, reply: pb.SubmitReply) -> None:
+        self._answers += 1
+        self._is_broken = False
+        self._allow(self._patience.next_answer_s)
+        entry = self._open.pop(reply.tag, None)
+        if entry is not None and not entry.answer.done():
+            entry.answer.set_result(reply)
+
+
+def _waiting_for(refusal: pb.Refusal) -> str:
+    what = "queue full" if refusal.status_code == RESOURCE_EXHAUSTED else "not accepted for now"
+    return f"{what}, waiting ({refusal.message})" if refusal.message else f"{what}, waiting"
