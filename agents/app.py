@@ -1,0 +1,305 @@
+"""The agent daemon, wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from agents.boards.base import Board
+from agents.boards.detect import emulated_board, real_board
+from agents.boards.emulated import EmulatedBoard
+from agents.desk import Desk, Limits, Uplink
+from agents.epochs import Epochs
+from agents.identity import Identity, identify
+from agents.link import LinkMeter, LinkShaper
+from agents.models import worker_specs
+from agents.outbox import Outbox
+from agents.receive import AgentServicer, add_to
+from agents.registration import Registration
+from agents.result_sender import ResultSender
+from agents.supervisor import Supervisor
+from agents.worker_archive import pack_worker
+from agents.worker_slot import WorkerPlan
+from edgesched import __version__, wire
+from edgesched.catalogue import Catalogue
+from edgesched.errors import InvalidInput, StartupError
+from edgesched.process import sole_user
+from edgesched.rest import DeviceRegistration, Heartbeat
+from edgesched.settings import MIB, AgentSettings
+
+WINDOW_BYTES = 64 * MIB
+FINISH_S = 5.0
+SETTLE_S = 60.0
+"""Workers that load their models for longer do not keep the board from registering; it says that it is not ready."""
+
+SERVICE_NAME = "edgesched.v1.Agent"
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: AgentSettings, stop: asyncio.Event) -> None:
+    """Run the agent until `stop` is set.
+
+    Raises: StartupError if it cannot start, or if the gateway refuses this device.
+    """
+    workspace = settings.workspace_dir
+    remedy = "stop that agent, or give this one a --workspace of its own"
+    with sole_user(workspace / "agent.lock", f"the workspace {workspace}", remedy):
+        identity = identify(workspace, settings.device_id)
+        board = _board(settings)
+        uplink = Uplink()
+        async with (
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+            Outbox.opened(workspace / "outbox", max_bytes=settings.outbox_bytes, on_due=uplink.news) as outbox,
+        ):
+            agent = Agent(settings, identity, board, _plan(settings, board), uplink, outbox, session)
+            await agent.run(stop)
+
+
+class Agent:
+    """One daemon: owns the loops, the links and what is told of the board."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        identity: Identity,
+        board: Board,
+        plan: WorkerPlan,
+        uplink: Uplink,
+        outbox: Outbox,
+        session: aiohttp.ClientSession,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._board = board
+        self._outbox = outbox
+        self._session = session
+        self._slots = settings.workers or board.profile.slots
+        self._supervisor = Supervisor(
+            plan,
+            device_id=identity.device_id,
+            count=self._slots,
+            memory_bytes=settings.worker_memory_bytes,
+            on_finished=outbox.add,
+            on_change=self._look_at_health,
+        )
+        self._limits = Limits(
+            models=frozenset(spec["name"] for spec in plan.models),
+            # The slots' pictures, as many that are already on their way to replace them, and two for the time that an
+            # outcome and the answer to it take.
+            window_tasks=2 * self._slots + 2,
+            window_bytes=WINDOW_BYTES,
+        )
+        self._desk = Desk(self._supervisor, outbox, self._limits)
+        self._meter = LinkMeter()
+        self._shaper = _shaper(settings, board)
+        epochs = Epochs.read(settings.workspace_dir / "epochs.json")
+        self._servicer = AgentServicer(identity, self._desk, epochs, uplink, self._meter, self._shaper)
+        self._sender = ResultSender(outbox, session)
+        self._registration: Registration | None = None
+        self._health: str | None = None
+        self._health_changed = asyncio.Event()
+        self._busy_before: tuple[float, float] | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`, then in order: no new work, what is in hand, goodbye, the workers."""
+        async with asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(self._outbox.run(), name="outbox"),
+                tasks.create_task(self._supervisor.run(), name="supervisor"),
+            ]
+            links = tasks.create_task(self._links(), name="links")
+            await stop.wait()
+            log.info("agent.stopping", extra={"attempts": self._supervisor.held_count})
+            await self._finish()
+            links.cancel()
+            await asyncio.wait({links})
+            if self._registration is not None:
+                await self._registration.leave()
+            for loop in loops:
+                loop.cancel()
+
+    async def _finish(self) -> None:
+        """Let the running attempts end and their outcomes be told, within a bound; hand the others back."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await self._desk.close()
+                await self._outbox.written.wait()
+                await self._servicer.finish()
+
+    # --- links ---
+
+    async def _links(self) -> None:
+        """Keep the board reachable; with `--disconnect`, cut everything now and then without a goodbye."""
+        port = self._settings.agent_port
+        while True:
+            async with grpc_server(self._servicer, self._settings.host, port) as port:
+                linked = asyncio.create_task(self._linked(port), name="linked")
+                try:
+                    await asyncio.wait({linked}, timeout=self._settings.disconnect_s)
+                finally:
+                    linked.cancel()
+                    await asyncio.wait({linked})
+                if not linked.cancelled():
+                    linked.result()
+            log.warning("links.cut", extra={"for_s": self._settings.reconnect_s, "why": "--disconnect"})
+            await asyncio.sleep(self._settings.reconnect_s)
+            log.warning("links.restored")
+
+    async def _linked(self, port: int) -> None:
+        if self._registration is None:
+            self._registration = self._new_registration(port)
+            announcing = True
+        else:
+            announcing = False
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sender.run(), name="result sender")
+            tasks.create_task(self._register(self._registration), name="registration")
+            if announcing:
+                tasks.create_task(self._announce(self._registration, port), name="announcement")
+
+    async def _register(self, registration: Registration) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                await self._supervisor.settled.wait()
+        await registration.run()
+
+    async def _announce(self, registration: Registration, port: int) -> None:
+        """Say once that the board works and the gateway knows it."""
+        await self._supervisor.settled.wait()
+        await registration.registered.wait()
+        while (reason := self._desk.unhealthy_reason) is not None:
+            log.error("board.unhealthy", extra={"reason": reason})
+            self._health_changed.clear()
+            await self._health_changed.wait()
+        host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::", "") else self._settings.host
+        print(f"READY grpc={host}:{port} device={self._identity.device_id}", flush=True)
+
+    # --- what is told of the board ---
+
+    def _new_registration(self, port: int) -> Registration:
+        device = DeviceRegistration(
+            device_id=self._identity.device_id,
+            board_type=self._board.board_type,
+            emulated=isinstance(self._board, EmulatedBoard),
+            boot_id=self._identity.boot_id,
+            agent_port=port,
+            advertise=self._settings.advertise,
+            profile=dataclasses.replace(self._board.profile, slots=self._slots),
+            models=self._limits.models,
+            window_tasks=self._limits.window_tasks,
+            window_bytes=self._limits.window_bytes,
+            agent_version=__version__,
+        )
+        return Registration(
+            self._settings.gateway_url,
+            self._session,
+            device,
+            self._heartbeat,
+            meter=self._meter,
+            half_trip_s=self._shaper.half_trip_s if self._shaper else 0.0,
+        )
+
+    async def _heartbeat(self) -> Heartbeat:
+        telemetry = await asyncio.to_thread(self._board.telemetry)
+        if isinstance(self._board, EmulatedBoard):
+            telemetry = dataclasses.replace(telemetry, xpu_used_fraction=self._busy_fraction())
+        settings = self._settings
+        simulated = {"bandwidth": settings.bandwidth_fluctuate, "disconnect": settings.disconnect_s is not None}
+        return Heartbeat(
+            boot_id=self._identity.boot_id,
+            telemetry=dataclasses.replace(
+                telemetry,
+                link_bandwidth_mbps=self._meter.bandwidth_mbps,
+                link_latency_ms=self._meter.latency_ms,
+            ),
+            unhealthy_reason=self._desk.unhealthy_reason,
+            outbox_count=self._outbox.count,
+            simulated=tuple(name for name, is_on in simulated.items() if is_on),
+            workers=self._supervisor.reports(),
+        )
+
+    def _busy_fraction(self) -> float | None:
+        """How much of the time since the last heartbeat the workers have worked; None at the first one."""
+        now, busy_s = asyncio.get_running_loop().time(), self._supervisor.busy_seconds()
+        before, self._busy_before = self._busy_before, (now, busy_s)
+        if before is None or now <= before[0]:
+            return None
+        return min(1.0, max(0.0, (busy_s - before[1]) / ((now - before[0]) * self._slots)))
+
+    def _look_at_health(self) -> None:
+        reason = self._desk.unhealthy_reason
+        if reason != self._health:
+            self._health = reason
+            log.info("board.health_changed", extra={"unhealthy_reason": reason})
+            self._health_changed.set()
+            if self._registration is not None:
+                self._registration.hurry.set()
+
+
+@asynccontextmanager
+async def grpc_server(servicer: AgentServicer, host: str, port: int) -> AsyncIterator[int]:
+    """Serve the agent and grpc.health.v1. Yields the port. Raises: StartupError if the port is taken."""
+    server = grpc.aio.server(options=wire.SERVER_OPTIONS)
+    add_to(server, servicer)
+    states = health.aio.HealthServicer()
+    register: Any = health_pb2_grpc.add_HealthServicer_to_server  # generated without types
+    register(states, server)
+    await states.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot listen on {address}: the port is taken or the address is not this machine's; "
+            "choose another with --port or --host"
+        ) from error
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(None)
+
+
+def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
+    """Raises: StartupError if a model cannot be read, or the workspace not be written."""
+    try:
+        specs = worker_specs(Catalogue.read(settings.models_dir), board.board_type, settings.backend)
+    except InvalidInput as error:
+        raise StartupError(str(error)) from error
+    archive = settings.workspace_dir.resolve() / "run" / "worker.pyz"
+    pack_worker(archive)
+    return WorkerPlan(
+        command=(settings.python_bin or sys.executable, "-I", str(archive)),
+        models=specs,
+        threads=settings.threads_per_worker,
+        python_path=settings.python_path,
+        min_service_ms=board.profile.service_ms if isinstance(board, EmulatedBoard) else None,
+    )
+
+
+def _board(settings: AgentSettings) -> Board:
+    if settings.emulate is None:
+        return real_board(settings.device)
+    if settings.device is not None:
+        raise StartupError("--device and --emulate exclude each other: an emulated board is not a real one")
+    return emulated_board(settings.emulate)
+
+
+def _shaper(settings: AgentSettings, board: Board) -> LinkShaper | None:
+    if isinstance(board, EmulatedBoard):
+        profile = board.profile
+        return LinkShaper(
+            mbps=profile.link_mbps, round_trip_ms=profile.round_trip_ms, fluctuates=settings.bandwidth_fluctuate
+        )
+    return LinkShaper(mbps=None, round_trip_ms=0.0, fluctuates=True) if settings.bandwidth_fluctuate else None

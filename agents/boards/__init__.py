@@ -1,0 +1,1 @@
+"""What kind of board this is, and what its sensors say."""

@@ -1,0 +1,173 @@
+"""Frames on the socket between daemon and worker, and what a worker may say.
+
+A frame is two little-endian uint32 (header bytes, body bytes), then the header (a UTF-8 JSON object that has a
+"type"), then the body (a picture, on the way to the worker). A worker is a fault boundary: whatever it sends is checked
+here before anything else sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgesched.domain.detection import Detection
+from edgesched.domain.task import Failure, FailureKind, Result, Timings
+from edgesched.errors import InvalidInput
+from edgesched.rest import Wire
+
+PREFIX = struct.Struct("<II")
+MAX_HEADER_BYTES = 1 << 20
+MAX_BODY_BYTES = 256 << 20
+"""Both bounds are the worker's as well: a larger frame would end it."""
+
+MAX_MESSAGE_CHARS = 2_000
+LARGEST_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Every model is loaded and warm."""
+
+    pid: int
+    python: str
+    versions: dict[str, str]
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unavailable:
+    """A model or its backend cannot run here; the worker ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    attempt_id: str
+    detections: tuple[Detection, ...]
+    width: int | None
+    height: int | None
+    decode_ms: float | None
+    preprocess_ms: float | None
+    infer_ms: float | None
+    postprocess_ms: float | None
+    service_ms: float | None
+    overrun_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "service_ms", "overrun_ms"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise InvalidInput(f"{name} must be a duration, got {value}")
+        for size in (self.width, self.height):
+            if size is not None and not 0 < size <= LARGEST_INT32:
+                raise InvalidInput(f"a picture cannot have {size} pixels on one side")
+        for detection in self.detections:
+            if detection.class_id > LARGEST_INT32:
+                raise InvalidInput(f"class_id {detection.class_id} is too large")
+
+    def result(self, *, queued_ms: float, transfer_ms: float | None) -> Result:
+        """The worker's answer together with what the daemon measured."""
+        return Result(
+            detections=self.detections,
+            width=self.width,
+            height=self.height,
+            timings=Timings(
+                queued_ms=queued_ms,
+                decode_ms=self.decode_ms,
+                preprocess_ms=self.preprocess_ms,
+                infer_ms=self.infer_ms,
+                postprocess_ms=self.postprocess_ms,
+                service_ms=self.service_ms,
+                transfer_ms=transfer_ms,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    attempt_id: str
+    kind: Literal["invalid_input", "worker_error"]
+    message: str
+
+    def failure(self) -> Failure:
+        return Failure(kind=FailureKind(self.kind), message=self.message[:MAX_MESSAGE_CHARS])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """The worker's heartbeat: its process lives, whatever its main thread does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    level: str
+    event: str
+    fields: dict[str, Any]
+
+
+WorkerMessage = Ready | Unavailable | Started | Done | Failed | Pulse | LogLine
+
+_MESSAGES: Mapping[str, Wire[WorkerMessage]] = {
+    "ready": Wire(Ready),
+    "unavailable": Wire(Unavailable),
+    "started": Wire(Started),
+    "done": Wire(Done),
+    "failed": Wire(Failed),
+    "heartbeat": Wire(Pulse),
+    "log": Wire(LogLine),
+}
+
+
+def frame_start(header: Mapping[str, Any], body_size: int) -> bytes:
+    """Prefix and header of a frame; `body_size` bytes of body have to follow."""
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    return PREFIX.pack(len(encoded), body_size) + encoded
+
+
+class FrameReader:
+    """Bytes as they come from a worker -> messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[WorkerMessage]:
+        """The messages that are whole now.
+
+        Raises: InvalidInput for the first frame that breaks the protocol; those before it were yielded.
+        """
+        self._buffer += data
+        while (header := self._next_header()) is not None:
+            yield parse(header)
+
+    def _next_header(self) -> bytes | None:
+        if len(self._buffer) < PREFIX.size:
+            return None
+        header_size, body_size = PREFIX.unpack_from(self._buffer)
+        if header_size > MAX_HEADER_BYTES or body_size:
+            raise InvalidInput(f"a frame of {header_size} header and {body_size} body bytes")
+        end = PREFIX.size + header_size
+        if len(self._buffer) < end:
+            return None
+        header = bytes(self._buffer[PREFIX.size : end])
+        del self._buffer[:end]
+        return header
+
+
+def parse(header: bytes) -> WorkerMessage:
+    """Raises: InvalidInput naming what is wrong with it."""
+    try:
+        kind = json.loads(header)["type"]
+        reader = _MESSAGES[kind]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidInput(f"a header without a known type: {header[:80]!r}") from error
+    return reader.parse(header)

@@ -1,0 +1,53 @@
+"""The one way in which the daemon makes HTTP calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from edgesched.errors import InvalidInput, PeerUnavailable
+
+MAX_REPLY_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    status: int
+    body: bytes
+
+
+async def call(
+    session: aiohttp.ClientSession, method: str, url: str, body: bytes | None = None, *, timeout_s: float
+) -> Reply:
+    """One request with a JSON body, to the URL exactly as it is given. Redirects are not followed.
+
+    Raises: InvalidInput if the URL can never be called; PeerUnavailable if no whole answer came in time.
+    """
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    try:
+        async with session.request(
+            method,
+            URL(url, encoded=True),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+        ) as response:
+            return Reply(status=response.status, body=await _bounded_body(response))
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
+        raise InvalidInput(f"{url!r} is not a URL that can be called: {error}") from error
+    except TimeoutError as error:
+        raise PeerUnavailable(f"no answer within {timeout_s:.0f} s") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise PeerUnavailable(str(error) or type(error).__name__) from error
+
+
+async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_REPLY_BYTES:
+            raise PeerUnavailable(f"its answer is longer than {MAX_REPLY_BYTES} bytes")
+    return bytes(body)

@@ -1,0 +1,266 @@
+"""Outcomes that the ledger has not settled yet. Those with labels are on the disk before anybody hears of them.
+
+Only the labels are durable, not what became of them: after a restart every entry waits for the ledger's verdict again,
+the ledger repeats it, and receivers accept a repeated delivery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from agents.outbox_files import STORED_OUTCOME, Group, OutboxFiles, StoredOutcome
+from agents.work import Assignment, Outcome
+from edgesched.domain.task import AttemptId, Failure
+from edgesched.errors import StartupError
+
+RESERVED_PER_ATTEMPT = 64 * 1024
+"""Room kept for the labels of each attempt on the board: 300 detections take about 45 KB."""
+
+MAX_FAILURES = 1_000
+"""Failures have no labels to lose: they wait in memory, and beyond this number the oldest is forgotten. The next Hello
+omits it, and the task manager queues the task again."""
+
+RETRY_WRITE_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Stage(StrEnum):
+    UNWRITTEN = "unwritten"
+    WAITING_ACK = "waiting_ack"  # the ledger has not judged it, or we have not heard of it
+    DELIVERING = "delivering"  # judged the winner: its labels go to the receiver
+    REPORTING = "reporting"  # the receiver has answered; the task manager has to know
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Entry:
+    assignment: Assignment
+    stage: Stage
+    failure: Failure | None = None
+    line: bytes = b""  # a StoredOutcome as JSON; kept small like this, entries may wait for hours
+    group: Group | None = None
+    is_delivered: bool = False
+    error: str = ""  # why the receiver rejected it for good
+
+    @property
+    def attempt_id(self) -> AttemptId:
+        return self.assignment.attempt_id
+
+    def outcome(self) -> Outcome:
+        return self.failure or STORED_OUTCOME.parse(self.line).result
+
+
+class Outbox:
+    """All of this board's unsettled outcomes, of every ledger."""
+
+    def __init__(self, directory: Path, *, max_bytes: int, on_due: Callable[[Entry], None]) -> None:
+        """on_due: called when an entry has news for the task manager: its outcome, or its delivery."""
+        self._files = OutboxFiles(directory)
+        self._max_bytes = max_bytes
+        self._on_due = on_due
+        self._entries: dict[AttemptId, Entry] = {}
+        self._unwritten: list[Entry] = []
+        self._obsolete: list[Group] = []
+        self._failures: dict[AttemptId, Entry] = {}
+        self._delivering: dict[str, dict[AttemptId, Entry]] = {}
+        self._bytes = 0
+        self._wake = asyncio.Event()
+        self.deliverable = asyncio.Event()
+        """Set when an entry is to be delivered; the result sender clears it."""
+        self.written = asyncio.Event()
+        """Set while nothing waits for the disk."""
+        self.written.set()
+        self.trouble: str | None = None
+        """Why labels cannot be stored at the moment."""
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, directory: Path, *, max_bytes: int, on_due: Callable[[Entry], None]) -> AsyncIterator[Outbox]:
+        """Read what an earlier life left; at the end write what is left to write.
+
+        Raises: StartupError if the directory cannot be used.
+        """
+        outbox = cls(directory, max_bytes=max_bytes, on_due=on_due)
+        try:
+            found = await asyncio.to_thread(outbox._files.recover)
+        except OSError as error:
+            raise StartupError(
+                f"{directory}: the outbox cannot be used ({error.strerror}): choose another --workspace"
+            ) from error
+        for group, lines in found:
+            outbox._adopt(group, lines)
+        if found:
+            log.info("outbox.recovered", extra={"entries": outbox.count, "bytes": outbox._bytes})
+        try:
+            yield outbox
+        finally:
+            await outbox._flush()
+
+    async def run(self) -> None:
+        """Write what comes, in groups: everything that arrives during one flush is the next one. Until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            flush = asyncio.ensure_future(self._flush())
+            try:
+                is_written = await asyncio.shield(flush)
+            except asyncio.CancelledError:
+                await flush  # its thread cannot be stopped half way, and two must not write at once
+                raise
+            if not is_written:
+                await asyncio.sleep(RETRY_WRITE_S)
+                self._wake.set()
+
+    # --- filled by the supervisor ---
+
+    def add(self, assignment: Assignment, outcome: Outcome) -> None:
+        """Keep an outcome until it is settled. Labels are told of once they are durable, a failure at once."""
+        if isinstance(outcome, Failure):
+            entry = Entry(assignment=assignment, stage=Stage.WAITING_ACK, failure=outcome)
+            self._entries[entry.attempt_id] = self._failures[entry.attempt_id] = entry
+            if len(self._failures) > MAX_FAILURES:
+                self._remove(next(iter(self._failures.values())))
+            self._on_due(entry)
+            return
+        stored = StoredOutcome(
+            ledger_id=assignment.ledger_id,
+            task_id=assignment.task_id,
+            attempt_id=assignment.attempt_id,
+            model=assignment.model,
+            file_name=assignment.file_name,
+            receiver_url=assignment.receiver_url,
+            created_at_ms=time.time_ns() // 1_000_000,
+            result=outcome,
+        )
+        entry = Entry(assignment=assignment, stage=Stage.UNWRITTEN, line=STORED_OUTCOME.dump(stored))
+        self._entries[entry.attempt_id] = entry
+        self._unwritten.append(entry)
+        self.written.clear()
+        self._wake.set()
+
+    def has_room_for(self, attempts: int) -> bool:
+        """Whether the labels of that many attempts still fit."""
+        waiting = sum(len(entry.line) for entry in self._unwritten)
+        return self._bytes + waiting + attempts * RESERVED_PER_ATTEMPT <= self._max_bytes
+
+    # --- read by whoever speaks with the task manager ---
+
+    @property
+    def count(self) -> int:
+        return len(self._entries)
+
+    def get(self, attempt_id: AttemptId) -> Entry | None:
+        return self._entries.get(attempt_id)
+
+    def entries(self) -> Iterator[Entry]:
+        return iter(tuple(self._entries.values()))
+
+    def judged(self, ledger_id: str, attempt_id: AttemptId, *, deliver: bool) -> None:
+        """The ledger's verdict on an outcome. Said twice, or about an unknown attempt: nothing happens."""
+        entry = self._entries.get(attempt_id)
+        if entry is None or entry.assignment.ledger_id != ledger_id or entry.stage is Stage.UNWRITTEN:
+            return
+        url = entry.assignment.receiver_url
+        if not deliver or url is None or entry.failure is not None:
+            self._remove(entry)
+        elif entry.stage is Stage.WAITING_ACK:
+            entry.stage = Stage.DELIVERING
+            self._delivering.setdefault(url, {})[attempt_id] = entry
+            self.deliverable.set()
+
+    def delivery_known(self, ledger_id: str, attempt_id: AttemptId) -> None:
+        """The task manager has noted the delivery: the entry has done its duty."""
+        entry = self._entries.get(attempt_id)
+        if entry is not None and entry.assignment.ledger_id == ledger_id and entry.stage is not Stage.UNWRITTEN:
+            self._remove(entry)
+
+    # --- read by the result sender ---
+
+    def receivers(self) -> tuple[str, ...]:
+        """URLs that something has to be delivered to."""
+        return tuple(self._delivering)
+
+    def to_deliver(self, url: str) -> Iterator[Entry]:
+        return iter(self._delivering.get(url, {}).values())
+
+    def delivered(self, entry: Entry) -> None:
+        self._report(entry, is_delivered=True, error="")
+
+    def rejected(self, entry: Entry, error: str) -> None:
+        """The receiver will never take it. It is kept until the task manager knows."""
+        self._report(entry, is_delivered=False, error=error)
+
+    # --- inside ---
+
+    def _report(self, entry: Entry, *, is_delivered: bool, error: str) -> None:
+        if entry.stage is not Stage.DELIVERING or self._entries.get(entry.attempt_id) is not entry:
+            return  # the ledger settled it meanwhile
+        self._stop_delivering(entry)
+        entry.stage, entry.is_delivered, entry.error = Stage.REPORTING, is_delivered, error
+        self._on_due(entry)
+
+    def _stop_delivering(self, entry: Entry) -> None:
+        url = entry.assignment.receiver_url or ""
+        waiting = self._delivering.get(url)
+        if waiting is not None:
+            waiting.pop(entry.attempt_id, None)
+            if not waiting:
+                del self._delivering[url]
+
+    def _remove(self, entry: Entry) -> None:
+        del self._entries[entry.attempt_id]
+        self._failures.pop(entry.attempt_id, None)
+        self._stop_delivering(entry)
+        group = entry.group
+        if group is not None:
+            group.live -= 1
+            if group.live == 0:
+                self._bytes -= group.size_bytes
+                self._obsolete.append(group)
+                self._wake.set()
+
+    def _adopt(self, group: Group, lines: list[bytes]) -> None:
+        self._bytes += group.size_bytes
+        for line in lines:
+            stored = STORED_OUTCOME.parse(line)
+            assignment = Assignment(
+                ledger_id=stored.ledger_id,
+                task_id=stored.task_id,
+                attempt_id=stored.attempt_id,
+                model=stored.model,
+                file_name=stored.file_name,
+                receiver_url=stored.receiver_url,
+            )
+            self._entries[stored.attempt_id] = Entry(
+                assignment=assignment, stage=Stage.WAITING_ACK, line=line, group=group
+            )
+
+    async def _flush(self) -> bool:
+        """One group to the disk, settled groups off it. Returns whether the disk took it."""
+        batch, self._unwritten = self._unwritten, []
+        obsolete, self._obsolete = self._obsolete, []
+        try:
+            await asyncio.to_thread(self._files.remove, obsolete)
+            group = await asyncio.to_thread(self._files.write, [entry.line for entry in batch]) if batch else None
+        except OSError as error:
+            self._unwritten = batch + self._unwritten
+            self._obsolete = obsolete + self._obsolete
+            self.trouble = f"labels cannot be stored on this board: {error.strerror}; free space or replace the disk"
+            log.error("outbox.write_failed", extra={"entries": len(batch), "reason": str(error)})
+            return False
+        self.trouble = None
+        if group is not None:
+            self._bytes += group.size_bytes
+            for entry in batch:
+                entry.group, entry.stage = group, Stage.WAITING_ACK
+                self._on_due(entry)
+        if not self._unwritten:
+            self.written.set()
+        return True

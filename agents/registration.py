@@ -1,0 +1,178 @@
+"""Tell the gateway that this board exists, and how it fares."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+
+from agents.http import Reply, call
+from agents.link import LinkMeter
+from edgesched.errors import InvalidInput, PeerUnavailable, StartupError
+from edgesched.rest import (
+    API_PREFIX,
+    DEVICE_REGISTRATION,
+    HEARTBEAT,
+    HEARTBEAT_REPLY,
+    PROBLEM,
+    REGISTRATION_REPLY,
+    DeviceRegistration,
+    Heartbeat,
+)
+
+CALL_TIMEOUT_S = 10.0
+"""The gateway dials this agent before it answers a registration."""
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 5.0
+REFUSED_PAUSE_S = 3.0
+LEAVE_TIMEOUT_S = 1.0
+MIN_HEARTBEAT_S = 0.1
+"""Between two heartbeats, however often the board's health changes."""
+
+
+log = logging.getLogger(__name__)
+
+
+class Registration:
+    """Registers, then reports each interval; registers again when the gateway has forgotten the device."""
+
+    def __init__(
+        self,
+        gateway_url: str,
+        session: aiohttp.ClientSession,
+        device: DeviceRegistration,
+        report: Callable[[], Awaitable[Heartbeat]],
+        *,
+        meter: LinkMeter,
+        half_trip_s: float = 0.0,
+        refused_pause_s: float = REFUSED_PAUSE_S,
+    ) -> None:
+        """report: makes the next heartbeat. half_trip_s: added to each way of an emulated link."""
+        self._devices_url = f"{gateway_url}{API_PREFIX}/devices"
+        self._session = session
+        self._device = device
+        self._report = report
+        self._meter = meter
+        self._half_trip_s = half_trip_s
+        self._refused_pause_s = refused_pause_s
+        self._interval_s: float | None = None
+        self.registered = asyncio.Event()
+        """Set while the gateway knows this device, as far as this side can tell."""
+        self.hurry = asyncio.Event()
+        """Set it to have the next heartbeat sent soon."""
+
+    async def run(self) -> None:
+        """Until cancelled. It may be run again afterwards, and goes on where it was.
+
+        Raises: StartupError if the gateway refuses this device for good.
+        """
+        while True:
+            if not self.registered.is_set():
+                await self._register()
+            await self._heartbeats()
+
+    async def leave(self) -> None:
+        """Tell the gateway goodbye, if it is there to hear it."""
+        if not self.registered.is_set():
+            return
+        try:
+            url = f"{self._url}?boot_id={self._device.boot_id}"
+            await call(self._session, "DELETE", url, timeout_s=LEAVE_TIMEOUT_S)
+        except PeerUnavailable as error:
+            log.warning("device.leave_unheard", extra={"reason": str(error)})
+
+    @property
+    def _url(self) -> str:
+        return f"{self._devices_url}/{self._device.device_id}"
+
+    async def _register(self) -> None:
+        body = DEVICE_REGISTRATION.dump(self._device)
+        failures = 0
+        while True:
+            try:
+                answer = await call(self._session, "POST", self._devices_url, body, timeout_s=CALL_TIMEOUT_S)
+                if answer.status >= 500:
+                    raise PeerUnavailable(f"it answered {answer.status}: {_sentence(answer.body)}")
+                if self._is_registered(answer):
+                    return
+                pause_s = self._refused_pause_s
+            except InvalidInput as error:
+                raise StartupError(f"--master-url: {error}") from error
+            except PeerUnavailable as error:
+                failures += 1
+                pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10))
+                if failures == 1:
+                    log.warning("gateway.awaited", extra={"url": self._devices_url, "reason": str(error)})
+            await asyncio.sleep(pause_s)
+
+    def _is_registered(self, answer: Reply) -> bool:
+        """Read the gateway's answer to a registration. Raises: StartupError if asking again would be no use."""
+        if answer.status >= 300:
+            sentence = _sentence(answer.body)
+            if answer.status in (400, 409):
+                raise StartupError(f"the gateway refuses device {self._device.device_id}: {sentence}")
+            log.error("device.refused", extra={"status": answer.status, "reason": sentence})
+            return False
+        try:
+            accepted = REGISTRATION_REPLY.parse(answer.body)
+        except InvalidInput as error:
+            log.error("device.refused", extra={"url": self._devices_url, "reason": f"this is no gateway: {error}"})
+            return False
+        self._interval_s = accepted.heartbeat_interval_ms / 1000.0
+        self.registered.set()
+        log.info("device.registered", extra={"device_id": self._device.device_id, "address": accepted.address})
+        return True
+
+    async def _heartbeats(self) -> None:
+        """Until the gateway no longer knows the device."""
+        failures = 0
+        while self.registered.is_set():
+            self.hurry.clear()
+            beat = HEARTBEAT.dump(await self._report())
+            try:
+                answer = await self._timed_post(f"{self._url}/heartbeat", beat)
+                if answer.status == 404:
+                    log.warning("device.forgotten", extra={"device_id": self._device.device_id})
+                    self.registered.clear()
+                    return
+                if answer.status >= 300:
+                    raise PeerUnavailable(f"it answered {answer.status}: {_sentence(answer.body)}")
+                self._interval_s = HEARTBEAT_REPLY.parse(answer.body).heartbeat_interval_ms / 1000.0
+                if failures:
+                    log.info("gateway.back", extra={"failures": failures})
+                failures = 0
+            except (PeerUnavailable, InvalidInput) as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("heartbeat.unheard", extra={"reason": str(error)})
+            await self._pause()
+
+    async def _pause(self) -> None:
+        interval_s = self._interval_s or LONGEST_PAUSE_S
+        await asyncio.sleep(min(MIN_HEARTBEAT_S, interval_s))
+        try:
+            async with asyncio.timeout(interval_s - MIN_HEARTBEAT_S):
+                await self.hurry.wait()
+        except TimeoutError:
+            return
+
+    async def _timed_post(self, url: str, body: bytes) -> Reply:
+        """A POST whose time counts as a round trip: request and answer are small, and nobody computes in between."""
+        sent_at = time.perf_counter()
+        await asyncio.sleep(self._half_trip_s)
+        answer = await call(self._session, "POST", url, body, timeout_s=CALL_TIMEOUT_S)
+        await asyncio.sleep(self._half_trip_s)
+        self._meter.round_trip((time.perf_counter() - sent_at) * 1000.0)
+        return answer
+
+
+def _sentence(body: bytes) -> str:
+    """What a refusal says to people."""
+    try:
+        return PROBLEM.parse(body).detail
+    except InvalidInput:
+        return body[:200].decode(errors="replace") or "no reason given"

@@ -1,0 +1,181 @@
+"""One worker process: started, spoken to over a Unix socket, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from agents.frames import FrameReader, WorkerMessage, frame_start
+
+RECEIVE_BYTES = 64 * 1024
+MAX_LINE_CHARS = 1_000
+OUTPUT_WAIT_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long a worker's ending may take, and how soon the next one follows."""
+
+    stop_wait_s: float = 5.0  # for "stop"; then comes SIGTERM
+    terminate_wait_s: float = 2.0  # then comes SIGKILL
+    first_pause_s: float = 0.2  # after the first crash; doubles with each one
+    longest_pause_s: float = 10.0
+    down_pause_s: float = 60.0  # after crashes in a row: on a shelf nobody is there to restart the agent
+    start_timeout_s: float = 600.0  # loading models may mean building an engine, which takes minutes on some boards
+    memory_check_s: float = 2.0
+
+
+class WorkerProcess:
+    """A running worker. One task may receive while another sends.
+
+    Plain socket calls instead of asyncio's streams: a stream forgets what it has read when a later write fails, and
+    the last frames of a dying worker say which picture killed it.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket, name: str, pace: Pace) -> None:
+        self._process = process
+        self._socket = sock
+        self._name = name
+        self._pace = pace
+        self._frames = FrameReader()
+
+    @classmethod
+    @asynccontextmanager
+    async def started(cls, command: Sequence[str], name: str, pace: Pace) -> AsyncIterator[WorkerProcess]:
+        """Start it, and see to it that it has ended when the block is left.
+
+        command: interpreter and script; `--fd N` is added.
+        Raises: OSError if the command cannot be started.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    "--fd",
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C in the terminal is for the daemon, which ends the worker itself
+                )
+            worker = cls(process, ours, name, pace)
+            relay = asyncio.create_task(worker._relay_output(), name=f"output of {name}")
+            try:
+                yield worker
+            finally:
+                await worker._end()
+                await worker._close_output(relay)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative: the signal that ended it. None while it runs."""
+        return self._process.returncode
+
+    async def send(self, header: Mapping[str, Any], body: Sequence[bytes] = ()) -> None:
+        """Send one frame. Raises: OSError if the worker is gone."""
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._socket, frame_start(header, sum(map(len, body))))
+        for part in body:
+            await loop.sock_sendall(self._socket, part)
+
+    async def messages(self) -> AsyncIterator[WorkerMessage]:
+        """What it says, until it closes its end.
+
+        Raises: InvalidInput for a frame that breaks the protocol.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await loop.sock_recv(self._socket, RECEIVE_BYTES)
+            except ConnectionResetError:  # it died with frames of ours unread
+                return
+            if not data:
+                return
+            for message in self._frames.feed(data):
+                yield message
+
+    def terminate(self) -> None:
+        """Ask it to end without waiting for anything; for one that has not begun to work."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it now, with the programs that it started."""
+        self._signal(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait for its end, which is forced if it takes too long. Returns the exit code."""
+        if not await self._has_ended(OUTPUT_WAIT_S):
+            self.kill()
+            await self._process.wait()
+        assert self._process.returncode is not None  # wait() has returned
+        return self._process.returncode
+
+    async def _end(self) -> None:
+        """Ask it to stop, then insist."""
+        if self._process.returncode is None:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(self._pace.stop_wait_s):
+                    await self.send({"type": "stop"})
+            if await self._has_ended(self._pace.stop_wait_s):
+                return
+            log.warning("worker.stop_ignored", extra={"worker": self._name, "pid": self.pid})
+            self.terminate()
+            if await self._has_ended(self._pace.terminate_wait_s):
+                return
+            self.kill()
+        await self._process.wait()
+
+    async def _has_ended(self, within_s: float) -> bool:
+        try:
+            async with asyncio.timeout(within_s):
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _signal(self, signum: signal.Signals) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signum)
+
+    async def _relay_output(self) -> None:
+        """Write what the worker, or the vendor's library in it, prints to the daemon's log."""
+        output = self._process.stdout
+        assert output is not None  # asked for above
+        rest = b""
+        while data := await output.read(RECEIVE_BYTES):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._log_line(line)
+            if len(rest) > MAX_LINE_CHARS:
+                self._log_line(rest)
+                rest = b""
+        self._log_line(rest)
+
+    def _log_line(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip()
+        if text:
+            log.info("worker.printed", extra={"worker": self._name, "line": text[:MAX_LINE_CHARS]})
+
+    async def _close_output(self, relay: asyncio.Task[None]) -> None:
+        """Read the rest of the output, but not for ever: a program that it started may still hold the pipe."""
+        await asyncio.wait({relay}, timeout=OUTPUT_WAIT_S)
+        relay.cancel()
+        await asyncio.wait({relay})

@@ -1,0 +1,342 @@
+"""Workers that do their work, crash, hang, grow and talk nonsense, under the real supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agents.supervisor import Supervisor
+from agents.work import Assignment, Job, Outcome
+from agents.worker_slot import WorkerPlan, ending_of
+from edgesched.domain.task import AttemptId, Failure, FailureKind, Result, TaskId
+from tests.support.agent_parts import WITHIN_S, fake_plan, logged
+
+GIB = 1 << 30
+
+
+def job(attempt: str, text: str = "label", *, remaining_s: float = 60.0) -> Job:
+    now = asyncio.get_running_loop().time()
+    assignment = Assignment(
+        ledger_id="ledger",
+        task_id=TaskId(f"task-{attempt}"),
+        attempt_id=AttemptId(attempt),
+        model="shapes",
+        file_name=f"{attempt}.jpg",
+        receiver_url=None,
+    )
+    picture = [text.encode()]
+    return Job(
+        assignment=assignment,
+        picture=picture,
+        size_bytes=len(text),
+        arrived_at=now,
+        deadline_at=now + remaining_s,
+        transfer_ms=1.5,
+    )
+
+
+class Board:
+    """A supervisor, and what it told."""
+
+    def __init__(self, plan: WorkerPlan, count: int, memory_bytes: int) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self._changed = asyncio.Event()
+        self.supervisor = Supervisor(
+            plan,
+            device_id="board",
+            count=count,
+            memory_bytes=memory_bytes,
+            on_finished=self._note,
+            on_change=self._changed.set,
+        )
+
+    def _note(self, assignment: Assignment, outcome: Outcome) -> None:
+        assert assignment.attempt_id not in self.outcomes, "an attempt has one outcome"
+        self.outcomes[assignment.attempt_id] = outcome
+        self._changed.set()
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while not is_so():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def outcome(self, attempt: str) -> Outcome:
+        await self.until(lambda: attempt in self.outcomes)
+        return self.outcomes[attempt]
+
+    async def failure(self, attempt: str) -> Failure:
+        outcome = await self.outcome(attempt)
+        assert isinstance(outcome, Failure), outcome
+        return outcome
+
+    async def labels(self, attempt: str) -> Result:
+        outcome = await self.outcome(attempt)
+        assert isinstance(outcome, Result), outcome
+        return outcome
+
+
+@asynccontextmanager
+async def running(plan: WorkerPlan | None = None, *, workers: int = 1, memory_bytes: int = GIB) -> AsyncIterator[Board]:
+    board = Board(plan or fake_plan(), workers, memory_bytes)
+    task = asyncio.create_task(board.supervisor.run())
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            await board.supervisor.settled.wait()
+        yield board
+    finally:
+        task.cancel()
+        await asyncio.wait({task}, timeout=WITHIN_S)
+    assert task.cancelled()
+
+
+async def test_a_picture_gets_its_labels_and_the_times_that_it_took() -> None:
+    async with running() as board:
+        board.supervisor.submit(job("a"))
+        result = await board.labels("a")
+        assert [d.label for d in result.detections] == ["label"]
+        assert (result.width, result.height) == (10, 20)
+        assert result.timings.transfer_ms == 1.5
+        assert result.timings.service_ms == 1.0
+        assert result.timings.queued_ms is not None
+        assert result.timings.queued_ms >= 0.0
+        assert board.supervisor.held_count == 0
+
+
+async def test_a_large_picture_arrives_whole() -> None:
+    async with running() as board:
+        board.supervisor.submit(job("a", "measure " + "x" * 3_000_000))
+        result = await board.labels("a")
+        assert result.detections[0].label == "3000008"
+
+
+async def test_pictures_go_to_idle_workers_before_any_worker_gets_its_next_one(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with running(workers=2) as board:
+        for i in range(6):
+            board.supervisor.submit(job(f"a{i}", f"wait {gate}"))
+        await board.until(lambda: all(r.state == "busy" for r in board.supervisor.reports()))
+        assert [r.current_task for r in board.supervisor.reports()] == ["task-a0", "task-a1"]
+        gate.touch()
+        for i in range(6):
+            await board.labels(f"a{i}")
+
+
+async def test_a_crash_costs_one_attempt_and_the_prefetched_one_survives() -> None:
+    async with running() as board:
+        board.supervisor.submit(job("bad", "crash"))
+        board.supervisor.submit(job("good"))
+        failure = await board.failure("bad")
+        assert failure.kind is FailureKind.WORKER_CRASHED
+        assert "SIGSEGV" in failure.message
+        await board.labels("good")
+        (report,) = board.supervisor.reports()
+        assert (report.restarts, report.last_exit_code) == (1, -signal.SIGSEGV)
+
+
+async def test_a_crashing_worker_does_not_disturb_its_neighbour(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with running(workers=2) as board:
+        board.supervisor.submit(job("long", f"wait {gate}"))
+        board.supervisor.submit(job("bad", "exit 4"))
+        assert "exit code 4" in (await board.failure("bad")).message
+        gate.touch()
+        await board.labels("long")
+        assert board.supervisor.reports()[0].restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("invalid", FailureKind.INVALID_INPUT), ("raise", FailureKind.WORKER_ERROR)]
+)
+async def test_a_failed_picture_leaves_the_worker_alive(text: str, kind: FailureKind) -> None:
+    async with running() as board:
+        board.supervisor.submit(job("bad", text))
+        board.supervisor.submit(job("good"))
+        assert (await board.failure("bad")).kind is kind
+        await board.labels("good")
+        assert board.supervisor.reports()[0].restarts == 0
+
+
+async def test_a_hung_worker_is_replaced_when_the_attempts_time_is_over() -> None:
+    async with running() as board:
+        board.supervisor.submit(job("hung", "hang", remaining_s=0.1))
+        board.supervisor.submit(job("good"))
+        failure = await board.failure("hung")
+        assert failure.kind is FailureKind.TIMED_OUT
+        await board.labels("good")
+        assert board.supervisor.reports()[0].restarts == 1
+
+
+async def test_an_attempt_that_waits_too_long_is_given_back_without_blame_for_anybody(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with running() as board:
+        board.supervisor.submit(job("long", f"wait {gate}"))
+        for name in ("prefetched", "queued"):
+            board.supervisor.submit(job(name, remaining_s=0.1))
+        assert (await board.failure("queued")).kind is FailureKind.REFUSED
+        assert (await board.failure("prefetched")).kind is FailureKind.REFUSED
+        gate.touch()
+        await board.labels("long")
+        board.supervisor.submit(job("next"))
+        await board.labels("next")
+        assert board.supervisor.reports()[0].restarts == 0
+        assert isinstance(board.outcomes["prefetched"], Failure)  # its late answer changed nothing
+
+
+@pytest.mark.parametrize("text", ["nonsense", "stranger"])
+async def test_a_worker_that_breaks_the_protocol_is_replaced(text: str) -> None:
+    async with running() as board:
+        board.supervisor.submit(job("bad", text))
+        failure = await board.failure("bad")
+        assert failure.kind is FailureKind.WORKER_CRASHED
+        assert "protocol" in failure.message
+        board.supervisor.submit(job("good"))
+        await board.labels("good")
+
+
+async def test_a_worker_that_takes_too_much_memory_is_replaced() -> None:
+    async with running(fake_plan(memory_check_s=0.05), memory_bytes=100 << 20) as board:
+        board.supervisor.submit(job("greedy", "eat"))
+        failure = await board.failure("greedy")
+        assert failure.kind is FailureKind.WORKER_CRASHED
+        assert "worker_memory_bytes" in failure.message
+        board.supervisor.submit(job("good"))
+        await board.labels("good")
+
+
+async def test_only_an_attempt_that_no_worker_has_begun_can_be_cancelled(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with running() as board:
+        for name in ("running", "prefetched", "queued"):
+            board.supervisor.submit(job(name, f"wait {gate}"))
+        await board.until(lambda: board.supervisor.reports()[0].state == "busy")
+        assert not board.supervisor.cancel(AttemptId("running"))
+        assert board.supervisor.cancel(AttemptId("prefetched"))
+        assert board.supervisor.cancel(AttemptId("queued"))
+        assert [a.attempt_id for a in board.supervisor.held()] == ["running"]
+        gate.touch()
+        await board.labels("running")
+        board.supervisor.submit(job("last"))
+        await board.labels("last")
+        assert set(board.outcomes) == {"running", "last"}
+
+
+async def test_a_board_whose_backend_is_missing_says_why_and_refuses_what_waits() -> None:
+    async with running(fake_plan("unavailable"), workers=2) as board:
+        await board.until(lambda: board.supervisor.unhealthy_reason == "the driver is missing: install it")
+        assert {report.state for report in board.supervisor.reports()} == {"stopped"}
+
+
+async def test_an_interpreter_that_is_not_there_makes_the_board_unhealthy() -> None:
+    async with running(replace(fake_plan(), command=("/no/such/python",))) as board:
+        reason = board.supervisor.unhealthy_reason
+        assert reason is not None
+        assert "/no/such/python" in reason
+
+
+async def test_a_board_without_a_model_is_unhealthy_and_starts_no_worker() -> None:
+    async with running(replace(fake_plan(), models=())) as board:
+        assert board.supervisor.unhealthy_reason is not None
+        assert board.supervisor.reports()[0].pid is None
+
+
+async def test_five_crashes_in_a_row_make_the_worker_down_and_hand_back_what_waits() -> None:
+    async with running() as board:
+        for i in range(5):
+            board.supervisor.submit(job(f"bad{i}", "exit 9"))
+        board.supervisor.submit(job("waiting"))
+        for i in range(5):
+            assert (await board.failure(f"bad{i}")).kind is FailureKind.WORKER_CRASHED
+        assert (await board.failure("waiting")).kind is FailureKind.REFUSED
+        reason = board.supervisor.unhealthy_reason
+        assert reason is not None
+        assert "exit code 9" in reason
+
+
+async def test_a_worker_that_is_down_is_tried_again_later() -> None:
+    async with running(fake_plan(down_pause_s=0.01)) as board:
+        for i in range(5):
+            board.supervisor.submit(job(f"bad{i}", "exit 9"))
+        await board.until(lambda: board.supervisor.unhealthy_reason is not None)
+        await board.until(lambda: board.supervisor.unhealthy_reason is None)
+        board.supervisor.submit(job("good"))
+        await board.labels("good")
+
+
+async def test_a_worker_that_never_gets_ready_is_given_up() -> None:
+    async with running(fake_plan("mute", start_timeout_s=0.1)) as board:
+        assert board.supervisor.reports()[0].restarts >= 0
+        assert board.supervisor.unhealthy_reason is not None
+
+
+async def test_a_finished_task_in_between_forgives_earlier_crashes() -> None:
+    async with running() as board:
+        for i in range(4):
+            board.supervisor.submit(job(f"bad{i}", "exit 9"))
+            await board.failure(f"bad{i}")
+        board.supervisor.submit(job("good"))
+        await board.labels("good")
+        board.supervisor.submit(job("bad again", "exit 9"))
+        await board.failure("bad again")
+        assert board.supervisor.unhealthy_reason is None
+
+
+async def test_a_worker_killed_from_outside_loses_only_what_it_had_begun(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with running() as board:
+        board.supervisor.submit(job("begun", f"wait {gate}"))
+        board.supervisor.submit(job("next"))
+        await board.until(lambda: board.supervisor.reports()[0].state == "busy")
+        pid = board.supervisor.reports()[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert "SIGKILL" in (await board.failure("begun")).message
+        await board.labels("next")
+
+
+async def test_stopping_leaves_no_process_even_if_a_worker_is_deaf() -> None:
+    async with running(fake_plan("deaf", stop_wait_s=0.1, terminate_wait_s=0.1)) as board:
+        pid = board.supervisor.reports()[0].pid
+        assert pid is not None
+    assert not psutil.pid_exists(pid)
+
+
+async def test_stopping_does_not_wait_for_models_to_load() -> None:
+    board = Board(fake_plan("mute", stop_wait_s=600.0), 1, GIB)
+    task = asyncio.create_task(board.supervisor.run())
+    with logged("worker.printed") as printed:  # it has started, and will never be ready
+        await asyncio.wait_for(printed.wait(), WITHIN_S)
+    pid = board.supervisor.reports()[0].pid
+    assert pid is not None
+    task.cancel()
+    assert not (await asyncio.wait({task}, timeout=WITHIN_S))[1]
+    assert not psutil.pid_exists(pid)
+
+
+async def test_busy_time_counts_while_workers_work() -> None:
+    async with running() as board:
+        assert board.supervisor.busy_seconds() == 0.0
+        board.supervisor.submit(job("a", "slow 0.05"))
+        await board.labels("a")
+        total = board.supervisor.busy_seconds()
+        assert 0.05 <= total <= WITHIN_S
+        assert board.supervisor.busy_seconds() == total
+
+
+def test_an_ending_is_named_in_words() -> None:
+    assert ending_of(3) == "ended with exit code 3"
+    assert ending_of(-signal.SIGABRT) == "was killed by SIGABRT"
+    assert ending_of(-63) == "was killed by signal 63"
+
+
+def test_the_fake_worker_runs_under_this_interpreter() -> None:
+    assert fake_plan().command[0] == sys.executable

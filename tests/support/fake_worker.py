@@ -1,0 +1,135 @@
+"""A worker without numpy, started like the real one; a picture's text says what it does with it.
+
+    label          one detection (any text that is not listed here as well)
+    wait PATH      as soon as the file PATH exists, one detection
+    slow SECONDS   one detection after that time
+    measure TEXT   one detection whose label is the picture's number of bytes
+    crash          dies of SIGSEGV
+    exit N         ends with exit code N
+    hang           never answers
+    invalid        says that it is no picture
+    raise          says that the backend raised
+    nonsense       sends something that is no frame
+    stranger       answers for an attempt that it was never given
+    eat            takes 200 MB of memory, then never answers
+
+Started with `--mode`: ready (the default), unavailable, crash (at once), mute (never gets ready), deaf (ignores "stop"
+and SIGTERM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+PREFIX = struct.Struct("<II")
+NEVER_S = 3600.0
+
+
+def read_frame(file: Any) -> tuple[dict[str, Any], bytes]:
+    prefix = file.read(PREFIX.size)
+    if len(prefix) < PREFIX.size:
+        os._exit(0)  # the daemon is gone
+    header_size, body_size = PREFIX.unpack(prefix)
+    return json.loads(file.read(header_size)), file.read(body_size)
+
+
+def say(sock: socket.socket, **header: object) -> None:
+    data = json.dumps(header).encode()
+    sock.sendall(PREFIX.pack(len(data), 0) + data)
+
+
+def done(sock: socket.socket, attempt_id: str, text: str) -> None:
+    detection = {"class_id": 0, "label": text, "confidence": 0.5, "x1": 1.0, "y1": 2.0, "x2": 3.0, "y2": 4.0}
+    times = dict.fromkeys(("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "service_ms"), 1.0)
+    say(
+        sock,
+        type="done",
+        attempt_id=attempt_id,
+        detections=[detection],
+        width=10,
+        height=20,
+        overrun_ms=0.0,
+        **times,
+    )
+
+
+def perform(sock: socket.socket, attempt_id: str, text: str) -> None:
+    say(sock, type="started", attempt_id=attempt_id)
+    word, _, rest = text.partition(" ")
+    if word == "wait":
+        while not Path(rest).exists():
+            time.sleep(0.005)
+    elif word == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif word == "exit":
+        os._exit(int(rest))
+    elif word == "hang":
+        time.sleep(NEVER_S)
+    elif word == "eat":
+        hoard = b"x" * 200_000_000
+        time.sleep(NEVER_S)
+        print(len(hoard))
+    elif word == "nonsense":
+        sock.sendall(b"this is no frame at all")
+        time.sleep(NEVER_S)
+    elif word == "stranger":
+        attempt_id = "nobody"
+    elif word == "slow":
+        time.sleep(float(rest))
+    elif word == "measure":
+        text = str(len(text))
+    if word in ("invalid", "raise"):
+        kind = "invalid_input" if word == "invalid" else "worker_error"
+        say(sock, type="failed", attempt_id=attempt_id, kind=kind, message=f"told to: {text}")
+        return
+    done(sock, attempt_id, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--mode", default="ready")
+    arguments = parser.parse_args()
+    sock = socket.socket(fileno=arguments.fd)
+    file = sock.makefile("rb")
+    header, _ = read_frame(file)
+    print("a line for the log", file=sys.stderr, flush=True)
+    if arguments.mode == "crash":
+        os._exit(7)
+    if arguments.mode == "unavailable":
+        say(sock, type="unavailable", reason="the driver is missing: install it")
+        sys.exit(3)
+    if arguments.mode == "mute":
+        time.sleep(NEVER_S)
+    if arguments.mode == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    names = [model["name"] for model in header["models"]]
+    say(sock, type="ready", pid=os.getpid(), python="3", versions={"fake": "1"}, models=names)
+    inbox: Queue[tuple[str, str]] = Queue()
+
+    def fill() -> None:
+        while True:
+            header, body = read_frame(file)
+            if header["type"] == "stop" and arguments.mode != "deaf":
+                os._exit(0)
+            if header["type"] == "task":
+                inbox.put((header["attempt_id"], body.decode()))
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        perform(sock, *inbox.get())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What the workers are told to load, and the archive that they run from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from agents.models import worker_specs
+from agents.worker_archive import pack_worker
+from edgesched.catalogue import Build, Catalogue, Model
+from edgesched.domain.device import BoardType
+
+
+def model(directory: Path, name: str, *, decoder: str = "yolov8", **builds: str) -> Model:
+    made = {board: Build(file=file, input_width=8, input_height=8) for board, file in builds.items()}
+    return Model(directory=directory, name=name, labels=("a",), decoder=decoder, builds=made)
+
+
+def test_a_board_gets_its_own_build_else_the_default_one(tmp_path: Path) -> None:
+    for name in ("own.bin", "common.bin"):
+        (tmp_path / name).touch()
+    catalogue = Catalogue(
+        {
+            "both": model(tmp_path, "both", default="common.bin", orin="own.bin"),
+            "default": model(tmp_path, "default", default="common.bin"),
+            "elsewhere": model(tmp_path, "elsewhere", atlas="own.bin"),
+            "lost": model(tmp_path, "lost", default="missing.bin"),
+        }
+    )
+    files = {spec["name"]: spec["build"]["file"] for spec in worker_specs(catalogue, BoardType.ORIN, None)}
+    assert files == {"both": "own.bin", "default": "common.bin"}
+
+
+def test_echo_runs_every_model_without_its_file_and_without_its_decoder(tmp_path: Path) -> None:
+    catalogue = Catalogue({"elsewhere": model(tmp_path, "elsewhere", atlas="missing.bin")})
+    (spec,) = worker_specs(catalogue, BoardType.ORIN, "echo")
+    assert (spec["build"]["backend"], spec["decoder"]) == ("echo", "none")
+
+
+def test_the_archive_runs_without_edgesched_around_it(tmp_path: Path) -> None:
+    archive = tmp_path / "run" / "worker.pyz"
+    pack_worker(archive)
+    assert {"__main__.py", "worker/__main__.py", "worker/loop.py"} <= set(zipfile.ZipFile(archive).namelist())
+    command = [sys.executable, "-I", "-S", str(archive), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert "--fd" in done.stdout
