@@ -17,6 +17,8 @@ COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or 
     "agent": "edgesched.cli.agent",
     "receive": "client.rst_recv",
     "send": "client.send_pic",
+    "tasks": "edgesched.cli.tasks",
+    "draw": "edgesched.cli.draw",
     "config": "edgesched.cli.config",
 }
 

@@ -73,6 +73,16 @@ class TaskManagerStub(object):
                 request_serializer=edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.SerializeToString,
                 response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.FromString,
                 _registered_method=True)
+        self.RetryTask = channel.unary_unary(
+                '/edgesched.v1.TaskManager/RetryTask',
+                request_serializer=edgesched_dot_v1_dot_task__manager__pb2.RetryTaskRequest.SerializeToString,
+                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.Task.FromString,
+                _registered_method=True)
+        self.AbandonDelivery = channel.unary_unary(
+                '/edgesched.v1.TaskManager/AbandonDelivery',
+                request_serializer=edgesched_dot_v1_dot_task__manager__pb2.AbandonDeliveryRequest.SerializeToString,
+                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.Task.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/edgesched.v1.TaskManager/ListModels',
                 request_serializer=edgesched_dot_v1_dot_task__manager__pb2.ListModelsRequest.SerializeToString,
@@ -149,6 +159,21 @@ class TaskManagerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryTask(self, request, context):
+        """Queues a dead letter again, with all its tries. Errors: NOT_FOUND, FAILED_PRECONDITION (it has not failed).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbandonDelivery(self, request, context):
+        """Gives up delivering labels that no receiver takes. The labels stay in the ledger and the task stays DONE.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (it does not wait for delivery).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """The models of the catalogue.
         """
@@ -193,6 +218,16 @@ def add_TaskManagerServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.FromString,
                     response_serializer=edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.SerializeToString,
+            ),
+            'RetryTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryTask,
+                    request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.RetryTaskRequest.FromString,
+                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.Task.SerializeToString,
+            ),
+            'AbandonDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonDelivery,
+                    request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.AbandonDeliveryRequest.FromString,
+                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.Task.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -393,6 +428,60 @@ class TaskManager(object):
             '/edgesched.v1.TaskManager/Watch',
             edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.SerializeToString,
             edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgesched.v1.TaskManager/RetryTask',
+            edgesched_dot_v1_dot_task__manager__pb2.RetryTaskRequest.SerializeToString,
+            edgesched_dot_v1_dot_task__manager__pb2.Task.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgesched.v1.TaskManager/AbandonDelivery',
+            edgesched_dot_v1_dot_task__manager__pb2.AbandonDeliveryRequest.SerializeToString,
+            edgesched_dot_v1_dot_task__manager__pb2.Task.FromString,
             options,
             channel_credentials,
             insecure,

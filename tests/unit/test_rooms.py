@@ -60,6 +60,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "client.rst_recv": CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "rich", "typer"},
     "edgesched.demo": {"edgesched.domain", "edgesched.errors", "edgesched.wire", "edgesched.local", "client"}
     | {"numpy", "cv2", "grpc", "rich"},
+    "edgesched.local.tied": {"edgesched.cli"},
     "edgesched.local": {"edgesched.errors", "edgesched.settings", "edgesched.task_manager", "gateway", "agents"},
 }
 
