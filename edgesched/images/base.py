@@ -1,0 +1,53 @@
+"""What an image store promises. `tests/contract/` runs one suite over every implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgesched.domain.task import ImageRef
+
+NowMs = Callable[[], int]
+"""Reads the store's clock: wall milliseconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """One entry of the inventory."""
+
+    ref: ImageRef
+    size_bytes: int
+    age_ms: float  # since it was stored
+
+
+class ImageStore(Protocol):
+    async def put_many(self, images: Sequence[bytes]) -> Sequence[ImageRef]:
+        """Store pictures; durable when it returns. One sync for all, and for whatever else was put meanwhile.
+
+        Raises: StorageFailed if the disk refuses; Overloaded below the low-disk mark (nothing is stored then).
+        """
+        ...
+
+    async def read(self, ref: ImageRef) -> bytes:
+        """The picture. Raises: NotKnown if it was released; StorageFailed if its checksum does not match."""
+        ...
+
+    async def release(self, refs: Collection[ImageRef]) -> None:
+        """Nobody needs these any more. Space comes back when all pictures of a segment are released."""
+        ...
+
+    async def recover(self, live: Collection[ImageRef]) -> int:
+        """At the start: keep exactly the `live` pictures; returns how many others were let go.
+
+        Called before the first put. Torn tails from a crash are cut off.
+        Raises: StorageFailed if a live picture is not there.
+        """
+        ...
+
+    async def inventory(self) -> Sequence[StoredImage]:
+        """Everything that is stored and not released: what the audit compares with the ledger.
+
+        Looked up on the disk, not remembered: a picture whose file was lost or cut is not in it.
+        """
+        ...

@@ -1,0 +1,167 @@
+"""Opens the ledger's file: makes it, checks it, takes it over. A file that is not right is refused, never replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgesched.domain.lifecycle import OPEN_STATES, State
+from edgesched.errors import StartupError
+from edgesched.ledger.base import Ownership
+
+SCHEMA_VERSION = 1
+OLDEST_SQLITE = (3, 37, 0)
+"""STRICT tables; UPDATE ... FROM came before them."""
+BUSY_S = 5.0
+"""For a moment in which somebody looks at the file with another program. Two owners are app.py's lock to prevent."""
+CACHE_KIB = 64 * 1024
+CHECKPOINT_PAGES = 4_000
+STATEMENTS = 256
+"""Prepared statements that a connection keeps."""
+
+Durability = Literal["power", "process"]
+
+
+@dataclass(slots=True)
+class Head:
+    """What the ledger knows of itself without asking the disk, as of one commit."""
+
+    epoch: int
+    revision: int
+    seq: int
+    counts: dict[State, int]
+    open_bytes: int
+
+    def copy(self) -> Head:
+        return Head(self.epoch, self.revision, self.seq, dict(self.counts), self.open_bytes)
+
+
+def open_for_writing(path: Path, durability: Durability) -> tuple[sqlite3.Connection, Ownership, Head]:
+    """Open the ledger, make it if there is no such file, and take it over under a new epoch.
+
+    Raises: StartupError naming the file, if it cannot be made, is damaged, or is of a newer version.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise StartupError(f"SQLite {oldest} or newer is needed; this Python has {sqlite3.sqlite_version}")
+    try:
+        if not path.exists():
+            _make(path)
+        connection = _connect(path, "rw")
+    except (OSError, sqlite3.Error) as error:
+        raise StartupError(f"the ledger {path} cannot be opened: {error}") from error
+    try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(connection.close)
+            _check(connection, path)
+            _set_durability(connection, path, durability)
+            owner = _take_over(connection)
+            head = _read_head(connection, owner.epoch)
+            undo.pop_all()
+    except sqlite3.Error as error:
+        raise StartupError(f"the ledger {path} cannot be used, and nothing was changed: {error}") from error
+    return connection, owner, head
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    return _connect(path, "ro")
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, kind: Literal["IMMEDIATE", "DEFERRED"]) -> Iterator[None]:
+    """COMMIT at the end of the block; ROLLBACK if it, or the COMMIT, raises."""
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # the first error is the one to tell
+                connection.execute("ROLLBACK")
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, cached_statements=STATEMENTS)
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+def _make(path: Path) -> None:
+    """The file gets its name only when it is complete, so that an empty or half-made one is always damage."""
+    leftovers = [p for p in (_beside(path, "-wal"), _beside(path, "-journal")) if p.exists()]
+    if leftovers:  # SQLite would replay it into a database that it does not belong to
+        raise StartupError(f"the ledger {path} is missing, but {leftovers[0].name} is there: restore it, or move both")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = _beside(path, ".new")
+    for leftover in (new, _beside(new, "-journal")):
+        leftover.unlink(missing_ok=True)
+    schema = importlib.resources.files("edgesched.ledger").joinpath("schema.sql").read_text(encoding="utf-8")
+    with contextlib.closing(_connect(new, "rwc")) as connection:
+        connection.executescript(f"BEGIN; {schema}")
+        connection.execute("INSERT INTO meta VALUES (1, ?, ?, '', 0, 0)", (SCHEMA_VERSION, uuid.uuid4().hex))
+        counters = ["accepted", *(f"retired_{state}" for state in State)]
+        connection.executemany("INSERT INTO counter VALUES (?, 0)", [(name,) for name in counters])
+        connection.execute("COMMIT")
+    new.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "meta" not in tables or "task" not in tables:
+        raise StartupError(f"{path} is not a ledger; give another path, or move the file away")
+    (version,) = connection.execute("SELECT schema_version FROM meta").fetchone() or (None,)
+    if version != SCHEMA_VERSION:
+        raise StartupError(
+            f"the ledger {path} is of schema version {version}; this release knows {SCHEMA_VERSION}: use a newer one"
+        )
+    problems = [text for (text,) in connection.execute("PRAGMA quick_check(3)") if text != "ok"]
+    if problems:
+        raise StartupError(f"the ledger {path} is damaged; restore a backup. {'; '.join(problems)}")
+
+
+def _set_durability(connection: sqlite3.Connection, path: Path, durability: Durability) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StartupError(f"the ledger {path} lies on a file system without shared memory; give a local path")
+    # NORMAL syncs at checkpoints only: a power cut may cost the newest tasks, but never damages the file.
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+
+
+def _take_over(connection: sqlite3.Connection) -> Ownership:
+    owner_id = uuid.uuid4().hex
+    with transaction(connection, "IMMEDIATE"):
+        connection.execute("UPDATE meta SET epoch = epoch + 1, owner_id = ?", (owner_id,))
+        ledger_id, epoch = connection.execute("SELECT ledger_id, epoch FROM meta").fetchone()
+    return Ownership(ledger_id=ledger_id, owner_id=owner_id, epoch=epoch)
+
+
+def _read_head(connection: sqlite3.Connection, epoch: int) -> Head:
+    (revision,) = connection.execute("SELECT revision FROM meta").fetchone()
+    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'task'").fetchone()
+    counts = dict.fromkeys(State, 0)
+    for name, tasks in connection.execute("SELECT state, COUNT(*) FROM task GROUP BY state"):
+        counts[State(name)] = tasks
+    open_states = ", ".join(f"'{state}'" for state in sorted(OPEN_STATES))
+    (open_bytes,) = connection.execute(
+        f"SELECT COALESCE(SUM(size_bytes), 0) FROM task WHERE state IN ({open_states})"
+    ).fetchone()
+    return Head(epoch, revision, last[0] if last else 0, counts, open_bytes)

@@ -1,0 +1,145 @@
+"""The one thread that writes: whatever waits becomes one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+from edgesched.errors import EdgeSchedError, StaleEpoch, StorageFailed
+from edgesched.ledger.base import NowMs
+from edgesched.ledger.database import Head, transaction
+from edgesched.ledger.group import Command, Group, RowCache
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 1_024
+"""Commands in the queue; further callers wait for room."""
+
+T = TypeVar("T")
+_Waiting = tuple[Command[Any], "asyncio.Future[Any]"]
+
+
+class Writer:
+    """Groups commands while the group before them is being committed, and answers each after its commit.
+
+    One trip to the thread and one back per group: these, not SQLite, are what a small commit costs.
+    `head` is as of the newest commit whose callers have been answered.
+    """
+
+    def __init__(self, thread: ThreadPoolExecutor, connection: sqlite3.Connection, head: Head, now_ms: NowMs) -> None:
+        self.head = head
+        self._thread = thread
+        self._connection = connection
+        self._now_ms = now_ms
+        self._cache = RowCache()
+        self._room = asyncio.Semaphore(MAX_WAITING)
+        self._waiting: list[_Waiting] = []
+        self._is_busy = False
+        self._idle = asyncio.Event()
+        self._error: EdgeSchedError | None = None
+        self._failed = asyncio.Event()
+
+    async def write(self, command: Command[T]) -> T:
+        """What command.run returns, once it is durable.
+
+        Raises: what command.run raises; StaleEpoch if there is a newer owner; StorageFailed if the disk refused, now or
+        earlier, or after close(). A caller that is cancelled does not take its command back.
+        """
+        async with self._room:
+            if self._error is not None:
+                raise _again(self._error)
+            loop = asyncio.get_running_loop()
+            answer: asyncio.Future[T] = loop.create_future()
+            self._waiting.append((command, answer))
+            if not self._is_busy:
+                self._is_busy = True
+                loop.call_soon(self._start_group)  # not at once: whoever else is ready to run now joins the group
+            return await answer
+
+    async def until_failed(self) -> NoReturn:
+        """Wait for the error after which nothing can be written any more, and raise it: the process must end."""
+        await self._failed.wait()
+        assert self._error is not None
+        raise _again(self._error)
+
+    async def close(self) -> None:
+        """Commit what waits, then refuse the rest."""
+        while self._is_busy:
+            self._idle.clear()
+            await self._idle.wait()
+        self._error = self._error or StorageFailed("the ledger is closed")
+
+    def _start_group(self) -> None:
+        group, self._waiting = self._waiting, []
+        if not group:
+            self._is_busy = False
+            self._idle.set()
+            return
+        commands = [command for command, _ in group]
+        done = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, commands)
+        done.add_done_callback(partial(self._answer_group, group))
+
+    def _answer_group(self, group: list[_Waiting], done: asyncio.Future[tuple[Head, list[Any]]]) -> None:
+        error = done.exception()
+        if error is None:
+            self.head, outcomes = done.result()
+            for (_, answer), outcome in zip(group, outcomes, strict=True):
+                if answer.done():  # its caller was cancelled
+                    continue
+                if isinstance(outcome, EdgeSchedError):
+                    answer.set_exception(outcome)
+                else:
+                    answer.set_result(outcome)
+        else:
+            self._fail(error)
+            group += self._waiting
+            self._waiting = []
+            for _, answer in group:
+                if not answer.done() and self._error is not None:
+                    answer.set_exception(_again(self._error))
+        self._start_group()
+
+    def _fail(self, error: BaseException) -> None:
+        """Any error here, a bug included, leaves it open what the disk has: only a new start can tell."""
+        log.error("ledger.failed", exc_info=error)
+        if isinstance(error, EdgeSchedError):
+            self._error = error
+        else:
+            self._error = StorageFailed(f"the ledger cannot be written: {error}")
+            self._error.__cause__ = error
+        self._failed.set()
+
+    def _commit(self, commands: Sequence[Command[Any]]) -> tuple[Head, list[Any]]:
+        """In the thread. Returns each command's answer, or its refusal."""
+        with transaction(self._connection, "IMMEDIATE"):
+            self._check_epoch()
+            group = Group(self._connection, self._cache, self.head, self._now_ms())
+            group.load(commands)
+            outcomes = [_outcome(command, group) for command in commands]
+            group.flush()
+        group.trim_cache()
+        return group.head, outcomes
+
+    def _check_epoch(self) -> None:
+        (epoch,) = self._connection.execute("SELECT epoch FROM meta").fetchone()
+        if epoch != self.head.epoch:
+            raise StaleEpoch(f"this ledger has a newer owner, of epoch {epoch}; ours was {self.head.epoch}")
+
+
+def _outcome(command: Command[Any], group: Group) -> Any:
+    try:
+        return command.run(group)
+    except EdgeSchedError as error:  # it has changed nothing: the others of its group go on
+        return error
+
+
+def _again(error: EdgeSchedError) -> EdgeSchedError:
+    """A copy for each caller: an exception that is raised in many places collects all their tracebacks."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy

@@ -1,0 +1,627 @@
+"""What every ledger promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from edgesched.domain.device import DeviceId
+from edgesched.domain.lifecycle import Event, State
+from edgesched.domain.task import AttemptId, FailureKind, ImageRef, TaskFilter, TaskId
+from edgesched.errors import Conflict, InvalidInput, NotKnown
+from edgesched.ledger.base import Ledger, LedgerEvent
+from edgesched.ledger.memory import MemoryLedger
+from edgesched.ledger.sqlite import SqliteLedger
+from tests.support.ledgers import (
+    BOARD,
+    RECEIVER,
+    SetClock,
+    about,
+    accepted,
+    applied,
+    done,
+    failed,
+    failure,
+    finished,
+    labels,
+    new_task,
+    sent_out,
+)
+
+E, S = Event, State
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: SetClock) -> AsyncIterator[Ledger]:
+    if request.param == "memory":
+        yield MemoryLedger(now_ms=clock.now_ms)
+        return
+    path = tmp_path / "ledger.sqlite3"
+    async with SqliteLedger.opened(path, now_ms=clock.now_ms, durability="process") as opened:
+        yield opened
+
+
+# --- accepting ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_accepted_task_is_queued_as_it_was_submitted(ledger: Ledger, clock: SetClock) -> None:
+    new = new_task(receiver_url=RECEIVER, deadline_ms=5_000, size_bytes=77)
+    (answer,) = await ledger.accept_many([new])
+    task = answer.task
+    assert (answer.created, answer.conflict) == (True, False)
+    assert (task.task_id, task.client_id, task.model, task.file_name) == (
+        new.task_id,
+        new.client_id,
+        new.model,
+        new.file_name,
+    )
+    assert (task.image, task.size_bytes, task.receiver_url) == (new.image, 77, RECEIVER)
+    assert (task.state, task.attempt_id, task.device_id, task.failed_attempts) == (S.QUEUED, None, None, 0)
+    assert task.created_at_ms == task.updated_at_ms == clock.wall_ms
+    assert task.expires_at_ms == clock.wall_ms + 5_000
+    assert list(await ledger.get_many([new.task_id])) == [task]
+
+
+async def test_the_order_of_acceptance_is_the_order_of_the_call(ledger: Ledger) -> None:
+    answers = await ledger.accept_many([new_task() for _ in range(150)])
+    seqs = [answer.task.seq for answer in answers]
+    assert seqs == sorted(set(seqs))
+
+
+async def test_the_same_submission_again_is_the_same_task(ledger: Ledger) -> None:
+    first = await accepted(ledger, new_task(key="k"))
+    (again,) = await ledger.accept_many([new_task(key="k")])
+    assert (again.created, again.conflict, again.task) == (False, False, first)
+    assert (await ledger.totals()).accepted == 1
+
+
+async def test_a_repeat_is_told_how_far_the_task_has_come(ledger: Ledger) -> None:
+    task = await done(ledger, new_task(key="k"))
+    (again,) = await ledger.accept_many([new_task(key="k")])
+    assert again.task == task
+    assert again.task.state is S.DONE
+
+
+@pytest.mark.parametrize("other", [{"image_digest": "e" * 64}, {"model": "faces"}])
+async def test_a_key_for_another_picture_or_model_is_a_conflict(ledger: Ledger, other: dict[str, str]) -> None:
+    first = await accepted(ledger, new_task(key="k"))
+    (again,) = await ledger.accept_many([new_task(key="k", **other)])  # type: ignore[arg-type]
+    assert (again.created, again.conflict, again.task) == (False, True, first)
+
+
+async def test_repeats_within_one_call_are_found(ledger: Ledger) -> None:
+    first, same, other = await ledger.accept_many(
+        [new_task(key="k"), new_task(key="k"), new_task(key="k", model="faces")]
+    )
+    assert (first.created, same.created, other.created, other.conflict) == (True, False, False, True)
+    assert first.task.task_id == same.task.task_id == other.task.task_id
+
+
+async def test_the_same_key_of_another_client_is_another_submission(ledger: Ledger) -> None:
+    answers = await ledger.accept_many([new_task(key="k", client_id="a"), new_task(key="k", client_id="b")])
+    assert [answer.created for answer in answers] == [True, True]
+
+
+async def test_callers_at_the_same_time_are_answered_as_if_in_turn(ledger: Ledger) -> None:
+    answers = await asyncio.gather(*(ledger.accept_many([new_task(key=f"k{i % 10}")]) for i in range(100)))
+    assert sum(answer.created for (answer,) in answers) == 10
+    assert (await ledger.totals()).accepted == 10
+
+
+async def test_a_taken_task_id_refuses_the_call_and_nobody_else(ledger: Ledger) -> None:
+    taken = await accepted(ledger)
+    calls = [
+        ledger.accept_many([new_task()]),
+        ledger.accept_many([new_task(), new_task(task_id=taken.task_id)]),
+        ledger.accept_many([new_task()]),
+    ]
+    before, refused, after = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(refused, Conflict)
+    assert not isinstance(before, BaseException)
+    assert not isinstance(after, BaseException)
+    assert (await ledger.totals()).accepted == 3
+
+
+async def test_a_task_that_cannot_be_stored_is_refused_at_once(ledger: Ledger) -> None:
+    for bad in (new_task(deadline_ms=2**64 - 1), new_task(client_id="\ud800"), new_task(size_bytes=-1)):
+        with pytest.raises(InvalidInput):
+            await ledger.accept_many([new_task(), bad])
+    assert (await ledger.totals()).accepted == 0
+
+
+async def test_nothing_asked_is_nothing_answered(ledger: Ledger) -> None:
+    assert list(await ledger.accept_many([])) == []
+    assert list(await ledger.apply_many([])) == []
+    assert list(await ledger.get_many([])) == []
+    assert list(await ledger.claim(limit=0)) == []
+
+
+# --- claiming ----------------------------------------------------------------------------------------------------
+
+
+async def test_claim_gives_the_oldest_queued_tasks_after_a_place(ledger: Ledger) -> None:
+    tasks = [await accepted(ledger) for _ in range(5)]
+    await applied(ledger, sent_out(tasks[0].task_id, "a0"))
+    assert list(await ledger.claim(limit=2)) == tasks[1:3]
+    assert list(await ledger.claim(limit=9, after_seq=tasks[2].seq)) == tasks[3:]
+
+
+# --- a task's way ------------------------------------------------------------------------------------------------
+
+
+async def test_a_whole_life(ledger: Ledger, clock: SetClock) -> None:
+    task = await accepted(ledger, new_task(receiver_url=RECEIVER))
+    states = []
+    for event in (
+        sent_out(task.task_id, "a"),
+        about(task.task_id, E.ACCEPTED, "a"),
+        finished(task.task_id, "a"),
+        about(task.task_id, E.DELIVERED, "a"),
+    ):
+        clock.wall_ms += 10
+        answer = await applied(ledger, event)
+        assert answer.task is not None
+        assert not answer.is_stale
+        assert answer.task.updated_at_ms == clock.wall_ms
+        states.append((answer.before, answer.task.state, answer.task.attempt_id, answer.task.device_id))
+    assert states == [
+        (S.QUEUED, S.DISPATCHED, "a", BOARD),
+        (S.DISPATCHED, S.RUNNING, "a", BOARD),
+        (S.RUNNING, S.DONE, "a", BOARD),
+        (S.DONE, S.DELIVERED, "a", BOARD),
+    ]
+    details = await ledger.details(task.task_id)
+    (attempt,) = details.attempts
+    assert (attempt.attempt_id, attempt.device_id, attempt.reason) == ("a", BOARD, "load: it is idle")
+    assert attempt.ended_at_ms == (attempt.started_at_ms + 20)
+    assert (attempt.failure, attempt.timings) == (None, labels().timings)
+    assert details.result == labels()
+    assert await ledger.result(task.task_id) == labels()
+
+
+async def test_many_steps_of_one_task_in_one_call_are_applied_in_order(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    answers = await ledger.apply_many(
+        [
+            sent_out(task.task_id, "a"),
+            about(task.task_id, E.DEVICE_LOST, "a", failure(FailureKind.DEVICE_LOST)),
+            sent_out(task.task_id, "b"),
+            finished(task.task_id, "b"),
+        ]
+    )
+    states = [answer.task.state for answer in answers if answer.task is not None]
+    assert states == [S.DISPATCHED, S.QUEUED, S.DISPATCHED, S.DONE]
+    attempts = (await ledger.details(task.task_id)).attempts
+    assert [(a.attempt_id, a.failure is None, a.ended_at_ms is None) for a in attempts] == [
+        ("a", False, False),
+        ("b", True, False),
+    ]
+
+
+async def test_an_event_for_an_unknown_task_says_so(ledger: Ledger) -> None:
+    answer = await applied(ledger, sent_out(TaskId("nobody"), "a"))
+    assert (answer.task, answer.before, answer.is_stale) == (None, None, True)
+
+
+async def test_an_event_that_the_lifecycle_does_not_know_changes_nothing(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    for event in (about(task.task_id, E.DELIVERED), about(task.task_id, E.RETRY), about(task.task_id, E.ACCEPTED, "a")):
+        answer = await applied(ledger, event)
+        assert (answer.task, answer.before, answer.is_stale) == (task, S.QUEUED, True)
+
+
+@pytest.mark.parametrize("event", [E.ACCEPTED, E.DEVICE_LOST, E.ATTEMPT_FAILED, E.GAVE_UP, E.EXPIRED, E.CANCELLED])
+async def test_an_event_of_an_attempt_that_is_not_the_current_one_is_stale(ledger: Ledger, event: Event) -> None:
+    task = await accepted(ledger)
+    await ledger.apply_many(
+        [sent_out(task.task_id, "old"), about(task.task_id, E.DEVICE_LOST, "old"), sent_out(task.task_id, "new")]
+    )
+    answer = await applied(ledger, about(task.task_id, event, "old"))
+    assert answer.is_stale
+    assert answer.task is not None
+    assert (answer.task.state, answer.task.attempt_id) == (S.DISPATCHED, "new")
+
+
+async def test_an_attempt_is_opened_once(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    await ledger.apply_many([sent_out(task.task_id, "a"), about(task.task_id, E.DEVICE_LOST, "a")])
+    assert (await applied(ledger, sent_out(task.task_id, "a"))).is_stale
+    other = await accepted(ledger)
+    assert (await applied(ledger, sent_out(other.task_id, "a"))).is_stale
+
+
+async def test_what_is_said_again_changes_nothing(ledger: Ledger) -> None:
+    task = await accepted(ledger, new_task(receiver_url=RECEIVER))
+    await ledger.apply_many([sent_out(task.task_id, "a"), about(task.task_id, E.ACCEPTED, "a")])
+    for event in (
+        about(task.task_id, E.ACCEPTED, "a"),
+        finished(task.task_id, "a"),
+        about(task.task_id, E.DELIVERED, "a"),
+    ):
+        first = await applied(ledger, event)
+        revision = await ledger.newest_revision()
+        second = await applied(ledger, event)
+        assert (second.task, second.is_stale) == (first.task, False)
+        assert await ledger.newest_revision() == revision
+
+
+# --- attempts that end without labels ------------------------------------------------------------------------------
+
+
+async def test_a_lost_device_costs_no_try(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    lost = about(task.task_id, E.DEVICE_LOST, "a", failure(FailureKind.TIMED_OUT, "no word"))
+    *_, answer = await ledger.apply_many([sent_out(task.task_id, "a"), lost])
+    assert answer.task is not None
+    assert (answer.task.state, answer.task.attempt_id, answer.task.device_id) == (S.QUEUED, None, None)
+    assert (answer.task.failed_attempts, answer.task.last_error) == (0, "timed_out: no word")
+
+
+@pytest.mark.parametrize(
+    ("kind", "counted"),
+    [(FailureKind.WORKER_CRASHED, 1), (FailureKind.INVALID_INPUT, 1), (FailureKind.REFUSED, 0)],
+)
+async def test_only_what_the_task_may_have_caused_costs_a_try(ledger: Ledger, kind: FailureKind, counted: int) -> None:
+    for event, state in ((E.ATTEMPT_FAILED, S.QUEUED), (E.GAVE_UP, S.FAILED)):
+        task = await accepted(ledger)
+        attempt = f"{task.task_id}-a"
+        *_, answer = await ledger.apply_many(
+            [sent_out(task.task_id, attempt), about(task.task_id, event, attempt, failure(kind))]
+        )
+        assert answer.task is not None
+        assert (answer.task.state, answer.task.failed_attempts) == (state, counted)
+
+
+async def test_a_dead_letter_keeps_every_cause_and_its_picture(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    await ledger.apply_many(
+        [
+            sent_out(task.task_id, "a", DeviceId("atlas-1")),
+            about(task.task_id, E.ATTEMPT_FAILED, "a", failure(FailureKind.WORKER_CRASHED, "signal 11")),
+            sent_out(task.task_id, "b", DeviceId("orin-1")),
+            about(task.task_id, E.GAVE_UP, "b", failure(FailureKind.TIMED_OUT, "hung")),
+        ]
+    )
+    details = await ledger.details(task.task_id)
+    assert (details.task.state, details.task.failed_attempts, details.task.image) == (S.FAILED, 2, task.image)
+    assert (details.task.attempt_id, details.task.device_id) == ("b", "orin-1")
+    causes = [(a.device_id, a.failure) for a in details.attempts]
+    assert causes == [
+        ("atlas-1", failure(FailureKind.WORKER_CRASHED, "signal 11")),
+        ("orin-1", failure(FailureKind.TIMED_OUT, "hung")),
+    ]
+
+
+async def test_a_replayed_dead_letter_starts_anew(ledger: Ledger) -> None:
+    task = await failed(ledger, new_task(deadline_ms=1))
+    answer = await applied(ledger, about(task.task_id, E.RETRY))
+    assert answer.task is not None
+    assert (answer.task.state, answer.task.attempt_id, answer.task.device_id) == (S.QUEUED, None, None)
+    assert (answer.task.failed_attempts, answer.task.expires_at_ms) == (0, None)
+    assert list(await ledger.claim(limit=9)) == [answer.task]
+
+
+@pytest.mark.parametrize("event", [E.CANCELLED, E.EXPIRED])
+async def test_an_attempt_whose_task_ends_under_it_is_closed_with_a_cause(ledger: Ledger, event: Event) -> None:
+    task = await accepted(ledger)
+    *_, answer = await ledger.apply_many([sent_out(task.task_id, "a"), about(task.task_id, event)])
+    assert answer.task is not None
+    assert (answer.task.attempt_id, answer.task.device_id) == ("a", BOARD), "the board has to be told"
+    assert answer.task.last_error
+    (attempt,) = (await ledger.details(task.task_id)).attempts
+    assert attempt.ended_at_ms is not None
+    assert attempt.failure is not None
+    assert list(await ledger.open_attempts()) == []
+
+
+async def test_open_attempts_are_those_of_tasks_on_boards(ledger: Ledger) -> None:
+    tasks = [await accepted(ledger) for _ in range(4)]
+    await ledger.apply_many([sent_out(task.task_id, f"a{i}") for i, task in enumerate(tasks[:3])])
+    await ledger.apply_many([about(tasks[1].task_id, E.ACCEPTED, "a1"), finished(tasks[2].task_id, "a2")])
+    attempts = await ledger.open_attempts()
+    assert [(a.attempt_id, a.task_id, a.device_id) for a in attempts] == [
+        ("a0", tasks[0].task_id, BOARD),
+        ("a1", tasks[1].task_id, BOARD),
+    ]
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
+
+
+async def test_labels_of_a_board_that_was_thought_lost_still_win(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    await ledger.apply_many([sent_out(task.task_id, "a"), about(task.task_id, E.DEVICE_LOST, "a")])
+    answer = await applied(ledger, finished(task.task_id, "a"))
+    assert answer.task is not None
+    assert (answer.task.state, answer.task.attempt_id, answer.task.last_error) == (S.DONE, "a", None)
+    (attempt,) = (await ledger.details(task.task_id)).attempts
+    assert (attempt.failure, attempt.timings) == (None, labels().timings)
+
+
+async def test_labels_of_an_older_attempt_close_the_current_one(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    await ledger.apply_many(
+        [
+            sent_out(task.task_id, "a", DeviceId("atlas-1")),
+            about(task.task_id, E.DEVICE_LOST, "a"),
+            sent_out(task.task_id, "b", DeviceId("orin-1")),
+        ]
+    )
+    answer = await applied(ledger, finished(task.task_id, "a", device_id=None))
+    assert answer.task is not None
+    assert (answer.task.state, answer.task.attempt_id, answer.task.device_id) == (S.DONE, "a", "atlas-1")
+    first, second = (await ledger.details(task.task_id)).attempts
+    assert (first.attempt_id, first.failure) == ("a", None)
+    assert second.failure is not None
+    assert "superseded" in second.failure.message
+    late = await applied(ledger, finished(task.task_id, "b", labels(0.1)))
+    assert (late.task, late.is_stale) == (answer.task, False)
+    assert await ledger.result(task.task_id) == labels()
+
+
+async def test_labels_of_an_attempt_that_the_ledger_never_saw_win(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    await applied(ledger, sent_out(task.task_id, "b"))
+    answer = await applied(ledger, finished(task.task_id, "unseen", device_id=DeviceId("atlas-1")))
+    assert answer.task is not None
+    assert (answer.task.state, answer.task.attempt_id, answer.task.device_id) == (S.DONE, "unseen", "atlas-1")
+    attempts = (await ledger.details(task.task_id)).attempts
+    assert [(a.attempt_id, a.device_id, a.failure is None) for a in attempts] == [
+        ("b", BOARD, False),
+        ("unseen", "atlas-1", True),
+    ]
+
+
+async def test_late_labels_bring_a_dead_letter_back(ledger: Ledger) -> None:
+    task = await failed(ledger, new_task(receiver_url=RECEIVER))
+    assert task.attempt_id is not None
+    answer = await applied(ledger, finished(task.task_id, task.attempt_id))
+    assert answer.task is not None
+    assert (answer.task.state, answer.task.is_settled) == (S.DONE, False)
+    assert [t.task_id for t in await ledger.undelivered(limit=9)] == [task.task_id]
+
+
+@pytest.mark.parametrize("end", [E.CANCELLED, E.EXPIRED])
+async def test_labels_after_the_end_are_kept_by_nobody(ledger: Ledger, end: Event) -> None:
+    task = await accepted(ledger)
+    *_, ended = await ledger.apply_many([sent_out(task.task_id, "a"), about(task.task_id, end)])
+    answer = await applied(ledger, finished(task.task_id, "a"))
+    assert (answer.task, answer.is_stale) == (ended.task, False)
+    assert await ledger.result(task.task_id) is None
+
+
+async def test_an_attempt_of_another_task_cannot_win(ledger: Ledger) -> None:
+    task, other = await accepted(ledger), await accepted(ledger)
+    await applied(ledger, sent_out(other.task_id, "a"))
+    answer = await applied(ledger, finished(task.task_id, "a"))
+    assert (answer.task, answer.is_stale) == (task, True)
+
+
+async def test_labels_that_no_device_is_named_for_refuse_the_call_and_nobody_else(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    calls = [
+        ledger.apply_many([sent_out(task.task_id, "a"), finished(task.task_id, "unseen", device_id=None)]),
+        ledger.accept_many([new_task()]),
+    ]
+    refused, fine = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(refused, InvalidInput)
+    assert not isinstance(fine, BaseException)
+    assert list(await ledger.get_many([task.task_id])) == [task]
+    assert list(await ledger.open_attempts()) == []
+
+
+async def test_an_event_that_lacks_what_its_kind_needs_is_refused(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    attempt = AttemptId("a")
+    incomplete = [
+        LedgerEvent(task_id=task.task_id, event=E.SENT_OUT, attempt_id=attempt, device_id=BOARD),
+        LedgerEvent(task_id=task.task_id, event=E.SENT_OUT, attempt_id=attempt, reason="why"),
+        LedgerEvent(task_id=task.task_id, event=E.ACCEPTED),
+        LedgerEvent(task_id=task.task_id, event=E.DEVICE_LOST, attempt_id=attempt),
+        LedgerEvent(task_id=task.task_id, event=E.GAVE_UP, failure=failure()),
+        LedgerEvent(task_id=task.task_id, event=E.FINISHED, attempt_id=attempt, device_id=BOARD),
+        finished(task.task_id, "a", labels(name="\udcff")),
+    ]
+    for event in incomplete:
+        with pytest.raises(InvalidInput):
+            await ledger.apply_many([sent_out(task.task_id, "b"), event])
+    assert list(await ledger.get_many([task.task_id])) == [task]
+
+
+async def test_no_labels_are_labels_too(ledger: Ledger) -> None:
+    task = await accepted(ledger)
+    nothing = labels().__class__(detections=(), width=None, height=None, timings=labels(service_ms=None).timings)
+    await ledger.apply_many([sent_out(task.task_id, "a"), finished(task.task_id, "a", nothing)])
+    assert await ledger.result(task.task_id) == nothing
+
+
+# --- deadlines -----------------------------------------------------------------------------------------------------
+
+
+async def test_open_tasks_expire_when_their_deadline_has_passed(ledger: Ledger, clock: SetClock) -> None:
+    soon, later, never = [await accepted(ledger, new_task(deadline_ms=ms)) for ms in (100, 101, None)]
+    settled = await done(ledger, new_task(deadline_ms=1))
+    await applied(ledger, sent_out(soon.task_id, "a"))
+    clock.wall_ms += 99
+    assert list(await ledger.expire_due()) == []
+    clock.wall_ms += 1
+    (answer,) = await ledger.expire_due()
+    assert answer.task is not None
+    assert (answer.task.task_id, answer.before, answer.task.state) == (soon.task_id, S.DISPATCHED, S.EXPIRED)
+    assert answer.task.attempt_id == "a"
+    states = {t.task_id: t.state for t in await ledger.get_many([later.task_id, never.task_id, settled.task_id])}
+    assert states == {later.task_id: S.QUEUED, never.task_id: S.QUEUED, settled.task_id: S.DONE}
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+async def test_changes_are_seen_in_order_and_none_is_missed(ledger: Ledger) -> None:
+    start = await ledger.newest_revision()
+    first, second = await accepted(ledger), await accepted(ledger)
+    await applied(ledger, sent_out(first.task_id, "a"))
+    changed = await ledger.changes_since(start, limit=9)
+    assert [(t.task_id, t.state) for t in changed] == [(second.task_id, S.QUEUED), (first.task_id, S.DISPATCHED)]
+    assert changed[-1].revision == await ledger.newest_revision()
+    assert [t.task_id for t in await ledger.changes_since(start, limit=1)] == [second.task_id]
+    assert list(await ledger.changes_since(changed[-1].revision, limit=9)) == []
+    assert list(await ledger.changes_since(2**64, limit=9)) == []
+
+
+async def test_a_list_goes_from_the_newest_down_page_by_page(ledger: Ledger) -> None:
+    tasks = [await accepted(ledger) for _ in range(5)]
+    first = await ledger.list(TaskFilter(), limit=2, cursor=None)
+    second = await ledger.list(TaskFilter(), limit=2, cursor=first.next_cursor)
+    third = await ledger.list(TaskFilter(), limit=2, cursor=second.next_cursor)
+    assert [*first.tasks, *second.tasks, *third.tasks] == tasks[::-1]
+    assert third.next_cursor is None
+    assert (await ledger.list(TaskFilter(), limit=5, cursor=None)).next_cursor is None
+
+
+async def test_a_list_can_be_narrowed(ledger: Ledger) -> None:
+    wanted = await done(ledger, new_task(model="faces", client_id="b"))
+    await done(ledger, new_task(model="faces", client_id="a"))
+    await done(ledger, new_task(client_id="b"))
+    await accepted(ledger, new_task(model="faces", client_id="b"))
+    page = await ledger.list(TaskFilter(state=S.DONE, model="faces", client_id="b"), limit=9, cursor=None)
+    assert page.tasks == (wanted,)
+    assert (await ledger.list(TaskFilter(client_id="\ud800"), limit=9, cursor=None)).tasks == ()
+
+
+async def test_counts_and_open_bytes_follow_every_change(ledger: Ledger) -> None:
+    assert dict(await ledger.counts()) == dict.fromkeys(State, 0)
+    await accepted(ledger, new_task(size_bytes=5))
+    await done(ledger, new_task(size_bytes=50))
+    task = await failed(ledger, new_task(size_bytes=500))
+    assert {s: n for s, n in (await ledger.counts()).items() if n} == {S.QUEUED: 1, S.DONE: 1, S.FAILED: 1}
+    assert await ledger.open_bytes() == 5
+    await applied(ledger, about(task.task_id, E.RETRY))
+    assert {s: n for s, n in (await ledger.counts()).items() if n} == {S.QUEUED: 2, S.DONE: 1}
+    assert await ledger.open_bytes() == 505
+
+
+async def test_only_labels_that_somebody_waits_for_are_undelivered(ledger: Ledger) -> None:
+    first, second = [await done(ledger, new_task(receiver_url=RECEIVER)) for _ in range(2)]
+    delivered = await done(ledger, new_task(receiver_url=RECEIVER))
+    await applied(ledger, about(delivered.task_id, E.DELIVERED))
+    await done(ledger)
+    assert list(await ledger.undelivered(limit=9)) == [first, second]
+    assert list(await ledger.undelivered(limit=1)) == [first]
+    assert list(await ledger.undelivered(limit=9, after_seq=first.seq)) == [second]
+
+
+async def test_what_does_not_exist_is_not_known(ledger: Ledger) -> None:
+    for task_id in (TaskId("nobody"), TaskId("\ud800")):
+        with pytest.raises(NotKnown):
+            await ledger.details(task_id)
+        assert await ledger.result(task_id) is None
+        assert list(await ledger.get_many([task_id])) == []
+
+
+async def test_a_higher_epoch_can_be_taken_and_a_lower_one_changes_nothing(ledger: Ledger) -> None:
+    before = ledger.ownership
+    after = await ledger.outrank(before.epoch + 5)
+    assert (after.ledger_id, after.owner_id, after.epoch) == (before.ledger_id, before.owner_id, before.epoch + 6)
+    assert ledger.ownership == after
+    assert await ledger.outrank(before.epoch) == after
+    await accepted(ledger)
+
+
+# --- retention -----------------------------------------------------------------------------------------------------
+
+
+async def test_pictures_go_when_their_task_settled_long_ago(ledger: Ledger, clock: SetClock) -> None:
+    old = await done(ledger)
+    clock.wall_ms += 1_000
+    young = await done(ledger)
+    retired = await ledger.retire_images(settled_before_ms=clock.wall_ms, keep_bytes=10**9, limit=9)
+    assert (retired.images, retired.tasks) == ((old.image,), 0)
+    assert await ledger.live_images() == {young.image}
+    (changed,) = await ledger.changes_since(young.revision, limit=9)
+    assert (changed.task_id, changed.image, changed.updated_at_ms) == (old.task_id, None, old.updated_at_ms)
+    again = await ledger.retire_images(settled_before_ms=clock.wall_ms, keep_bytes=10**9, limit=9)
+    assert again.images == ()
+
+
+async def test_the_oldest_pictures_go_when_they_are_too_many(ledger: Ledger) -> None:
+    tasks = [await done(ledger, new_task(size_bytes=100)) for _ in range(4)]
+    retired = await ledger.retire_images(settled_before_ms=0, keep_bytes=250, limit=9)
+    assert retired.images == (tasks[0].image, tasks[1].image)
+    limited = await ledger.retire_images(settled_before_ms=0, keep_bytes=0, limit=1)
+    assert limited.images == (tasks[2].image,)
+
+
+async def test_pictures_that_are_still_needed_stay(ledger: Ledger, clock: SetClock) -> None:
+    needed = [
+        await accepted(ledger),
+        await failed(ledger),
+        await done(ledger, new_task(receiver_url=RECEIVER)),
+    ]
+    delivered = await done(ledger, new_task(receiver_url=RECEIVER))
+    await applied(ledger, about(delivered.task_id, E.DELIVERED))
+    clock.wall_ms += 1_000
+    retired = await ledger.retire_images(settled_before_ms=clock.wall_ms, keep_bytes=0, limit=9)
+    assert retired.images == (delivered.image,)
+    assert await ledger.live_images() == {task.image for task in needed}
+
+
+async def test_old_rows_go_and_are_still_counted(ledger: Ledger, clock: SetClock) -> None:
+    settled = [await done(ledger), await failed(ledger)]
+    kept = [await accepted(ledger), await done(ledger, new_task(receiver_url=RECEIVER))]
+    clock.wall_ms += 1_000
+    kept.append(await done(ledger))
+    retired = await ledger.retire_tasks(settled_before_ms=clock.wall_ms, limit=9)
+    assert retired.tasks == 2
+    assert set(retired.images) == {task.image for task in settled}
+    assert list(await ledger.get_many([task.task_id for task in settled])) == []
+    with pytest.raises(NotKnown):
+        await ledger.details(settled[0].task_id)
+    assert {t.task_id for t in await ledger.get_many([t.task_id for t in kept])} == {t.task_id for t in kept}
+    totals = await ledger.totals()
+    assert totals.accepted == 5 == sum(totals.live.values()) + sum(totals.retired.values())
+    assert {s: n for s, n in totals.retired.items() if n} == {S.DONE: 1, S.FAILED: 1}
+    assert dict(totals.live) == dict(await ledger.counts())
+
+
+async def test_rows_go_at_most_so_many_at_a_time_the_oldest_first(ledger: Ledger, clock: SetClock) -> None:
+    tasks = [await done(ledger) for _ in range(3)]
+    clock.wall_ms += 1
+    assert (await ledger.retire_tasks(settled_before_ms=clock.wall_ms, limit=2)).tasks == 2
+    assert [t.task_id for t in await ledger.get_many([t.task_id for t in tasks])] == [tasks[2].task_id]
+
+
+async def test_a_retired_submission_is_still_the_same_submission(ledger: Ledger, clock: SetClock) -> None:
+    task = await done(ledger, new_task(key="k"))
+    clock.wall_ms += 1_000
+    await ledger.retire_tasks(settled_before_ms=clock.wall_ms - 1, limit=9)
+    same, other = await ledger.accept_many([new_task(key="k"), new_task(key="k", image_digest="e" * 64)])
+    assert (same.created, same.conflict) == (False, False)
+    assert (same.task.task_id, same.task.state, same.task.image) == (task.task_id, S.DONE, None)
+    assert (other.created, other.conflict) == (False, True)
+    assert (await ledger.totals()).accepted == 1
+
+
+async def test_a_key_is_forgotten_at_twice_the_age_of_its_row(ledger: Ledger, clock: SetClock) -> None:
+    await done(ledger, new_task(key="k"))
+    clock.wall_ms += 1_001
+    for moved_ms, is_new in ((0, False), (999, False), (1, True)):
+        clock.wall_ms += moved_ms
+        await ledger.retire_tasks(settled_before_ms=clock.wall_ms - 1_000, limit=9)
+        (answer,) = await ledger.accept_many([new_task(key="k")])
+        assert answer.created is is_new
+
+
+async def test_a_seq_is_never_used_again(ledger: Ledger, clock: SetClock) -> None:
+    task = await done(ledger)
+    clock.wall_ms += 1
+    await ledger.retire_tasks(settled_before_ms=clock.wall_ms, limit=9)
+    assert (await accepted(ledger)).seq > task.seq
+    assert await ledger.live_images() != {ImageRef("")}
