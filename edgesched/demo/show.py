@@ -128,7 +128,7 @@ def _print(console: Console, demo: Demo, report: RoundReport) -> None:
     for row in report.shares:
         table.add_row(row.device_id, str(row.pictures), f"{row.share:.0%}", f"{row.p50_ms:.0f}", f"{row.p99_ms:.0f}")
     console.print(table)
-    console.print("[dim]ms: from accepted to delivered; all pictures came at once, so most of it is queueing[/]\n")
+    console.print("[dim]ms: accepted to delivered; all came at once, so most is queueing[/]\n")
     rate = f" ({report.delivered / report.seconds:.0f} per second)" if report.seconds else ""
     console.print(
         f"{report.delivered} of {report.sent} pictures labelled and delivered in {report.seconds:.1f} s{rate}"
@@ -136,8 +136,9 @@ def _print(console: Console, demo: Demo, report: RoundReport) -> None:
     if report.quality is not None:
         quality = report.quality
         console.print(
-            f"against the known truth: mAP@0.5 [bold]{quality.map50:.3f}[/], "
-            f"precision {quality.precision:.3f}, recall {quality.recall:.3f} (confidence >= {known_pictures.SURE:g})"
+            f"against the known truth: mAP@0.5 [bold]{quality.map50:.3f}[/]; "
+            f"from confidence {known_pictures.SURE:g}: precision {quality.precision:.3f}, recall {quality.recall:.3f}",
+            soft_wrap=True,
         )
     for problem in report.problems:
         console.print(f"[red]{problem}[/]", highlight=False)
