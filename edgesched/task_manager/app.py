@@ -19,7 +19,7 @@ from edgesched.catalogue import Catalogue
 from edgesched.clock import Clock, SystemClock
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import Task
+from edgesched.domain.task import AttemptId, Task
 from edgesched.errors import InvalidInput, StartupError
 from edgesched.images.base import ImageStore
 from edgesched.images.segments import SegmentImageStore
@@ -152,7 +152,14 @@ class _Parts:
             attempt_timeout_ms=settings.attempt_timeout_ms,
         )
         dispatcher = Dispatcher(ledger, placement, attempts, events, links, clock=clock, strategy=settings.strategy)
-        deliveries = Deliveries(ledger, events, clock=clock, grace_ms=settings.delivery_grace_ms)
+
+        def tell_board(device_id: DeviceId, attempt_id: AttemptId) -> None:
+            if (link := links.get(device_id)) is not None:
+                link.discard(attempt_id)
+
+        deliveries = Deliveries(
+            ledger, events, clock=clock, grace_ms=settings.delivery_grace_ms, on_delivered=tell_board
+        )
 
         def deliver_here(task: Task, link: DeviceLink) -> bool:
             host = link.address.rpartition(":")[0].strip("[]")

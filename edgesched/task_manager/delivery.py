@@ -9,17 +9,19 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from edgesched.clock import Clock
+from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import Event
 from edgesched.domain.task import AttemptId, Task, TaskId
 from edgesched.errors import InvalidInput, PeerUnavailable
-from edgesched.ledger.base import Ledger, LedgerEvent
+from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 from edgesched.rest import (
     DELIVERY,
     DELIVERY_REPLY,
@@ -61,11 +63,21 @@ class _Away:
 class Deliveries:
     """Scans the ledger for labels that nobody has reported as delivered."""
 
-    def __init__(self, ledger: Ledger, events: EventLog, *, clock: Clock, grace_ms: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        events: EventLog,
+        *,
+        clock: Clock,
+        grace_ms: float,
+        on_delivered: Callable[[DeviceId, AttemptId], None],
+    ) -> None:
+        """on_delivered: told of each task that was delivered from here, so that its board stops trying."""
         self._ledger = ledger
         self._events = events
         self._clock = clock
         self._grace_ms = grace_ms
+        self._on_delivered = on_delivered
         self._away: dict[str, _Away] = {}
         self._due_now: set[TaskId] = set()
         self._scanned_seq = 0
@@ -121,13 +133,13 @@ class Deliveries:
         async with posts_in_flight:
             if self._is_away(url):
                 return
-            attempt_ids: dict[TaskId, AttemptId] = {}
+            sent: dict[TaskId, Task] = {}
             items: list[LabelledPicture] = []
             for task in tasks:
                 result = await self._ledger.result(task.task_id)
                 if result is None or task.attempt_id is None:
                     continue
-                attempt_ids[task.task_id] = task.attempt_id
+                sent[task.task_id] = task
                 items.append(
                     LabelledPicture(
                         task_id=task.task_id,
@@ -145,16 +157,21 @@ class Deliveries:
                 self._back_off(url, str(error))
                 return
             self._away.pop(url, None)
-            self._record(url, reply, attempt_ids)
+            self._record(url, reply, sent)
 
-    def _record(self, url: str, reply: DeliveryReply, attempt_ids: dict[TaskId, AttemptId]) -> None:
+    def _record(self, url: str, reply: DeliveryReply, sent: dict[TaskId, Task]) -> None:
         for task_id in reply.accepted:
-            attempt_id = attempt_ids.get(task_id)
-            if attempt_id is not None:
-                self._events.add(LedgerEvent(task_id=task_id, event=Event.DELIVERED, attempt_id=attempt_id))
+            task = sent.get(task_id)
+            if task is not None and task.attempt_id is not None:
+                event = LedgerEvent(task_id=task_id, event=Event.DELIVERED, attempt_id=task.attempt_id)
+                self._events.add(event, partial(self._tell_board, task))
         for item in reply.rejected:
             log.warning("delivery.rejected", extra={"task_id": item.task_id, "receiver_url": url, "cause": item.reason})
             self._back_off(url, item.reason)
+
+    def _tell_board(self, task: Task, _: Applied) -> None:
+        if task.device_id is not None and task.attempt_id is not None:
+            self._on_delivered(task.device_id, task.attempt_id)
 
     def _is_away(self, url: str) -> bool:
         away = self._away.get(url)

@@ -15,6 +15,7 @@ import grpc.aio
 
 from edgesched import wire
 from edgesched.domain.device import DeviceId
+from edgesched.domain.task import AttemptId
 from edgesched.errors import NotKnown
 from edgesched.images.base import ImageStore
 from edgesched.ledger.base import Ownership
@@ -113,6 +114,11 @@ class DeviceLink:
         if self.is_open:
             self._control.append(message)
             self._wake.set()
+
+    def discard(self, attempt_id: AttemptId) -> None:
+        """The board may forget this attempt's labels."""
+        verdict = pb.OutcomeAck.VERDICT_DISCARD
+        self.tell(pb.FromTaskManager(outcome_ack=pb.OutcomeAck(attempt_id=attempt_id, verdict=verdict)))
 
     async def run(self, needed: Callable[[], bool]) -> None:
         """Until cancelled."""

@@ -272,5 +272,8 @@ class Outcomes:
         )
 
     def _answer(self, link: DeviceLink, attempt_id: AttemptId, *, deliver: bool) -> None:
-        verdict = pb.OutcomeAck.VERDICT_DELIVER if deliver else pb.OutcomeAck.VERDICT_DISCARD
-        link.tell(pb.FromTaskManager(outcome_ack=pb.OutcomeAck(attempt_id=attempt_id, verdict=verdict)))
+        if deliver:
+            verdict = pb.OutcomeAck.VERDICT_DELIVER
+            link.tell(pb.FromTaskManager(outcome_ack=pb.OutcomeAck(attempt_id=attempt_id, verdict=verdict)))
+        else:
+            link.discard(attempt_id)

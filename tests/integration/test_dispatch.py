@@ -296,6 +296,7 @@ async def test_labels_that_no_board_delivers_are_delivered_after_the_grace(tmp_p
             async with task_manager(tmp_path, ListedBoards([board]), delivery_grace_ms=1) as client:
                 task_id = await client.submit(receiver_url=url, file_name="p.jpg")
                 await client.until(task_id, lambda task: task.state is State.DELIVERED, within_s=20)
+                await board.until(lambda: [ack.verdict for ack in board.acks] == [DELIVER, DISCARD])
     finally:
         await runner.cleanup()
 
