@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgesched import logs
-from edgesched.errors import StartupError, StorageFailed
+from edgesched.errors import StaleEpoch, StartupError, StorageFailed
 from edgesched.settings import ProcessSettings, SettingsT, load
 
 log = logging.getLogger(__name__)
@@ -55,10 +55,10 @@ def main(
         asyncio.run(_until_told(serve, settings))
     except* StartupError as group:
         refused = [str(error) for error in _leaves(group)]
-    except* StorageFailed as group:
+    except* (StorageFailed, StaleEpoch) as group:  # nothing more may be acknowledged or decided here
         broken = [str(error) for error in _leaves(group)]
     for cause in broken:
-        log.critical("storage.failed", extra={"cause": cause})
+        log.critical("process.lost_its_ledger", extra={"cause": cause})
     if broken:
         sys.exit(EXIT_CRASHED)
     if refused:

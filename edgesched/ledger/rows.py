@@ -44,6 +44,8 @@ RESULT_COLUMNS = "task.task_id, result.digest, result.detections, result.width, 
 
 CHUNKS = (64, 16, 4, 1)
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 def select_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[Row]) -> list[Row]:
     """Run a SELECT whose `{values}` stands for `rows`."""
@@ -105,7 +107,7 @@ def task_of(row: Row) -> Task:
 
 
 def task_json(task: Task) -> str:
-    return json.dumps(asdict(task), ensure_ascii=False)
+    return _encode(asdict(task))
 
 
 def task_from_json(text: str) -> Task:
@@ -148,8 +150,7 @@ def attempt_row(seq: int, attempt: Attempt) -> Row:
 
 
 def result_row(seq: int, attempt_id: AttemptId, result: Result) -> Row:
-    detections = [as_json(d) for d in result.detections]
-    text = json.dumps(detections, separators=(",", ":"), ensure_ascii=False)
+    text = _encode([as_json(d) for d in result.detections])
     return (seq, attempt_id, digest(result.detections), text, result.width, result.height)
 
 
@@ -177,4 +178,4 @@ def result_of(row: Row) -> Result:
 def _timings_json(timings: Timings) -> str:
     """Only what is known: an absent key is read back as None."""
     known = {name: value for name in Timings.__slots__ if (value := getattr(timings, name)) is not None}
-    return json.dumps(known, separators=(",", ":"))
+    return _encode(known)

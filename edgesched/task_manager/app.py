@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import grpc
 import grpc.aio
@@ -96,7 +97,8 @@ async def opened(settings: TaskManagerSettings, placement: Placement) -> AsyncIt
                 log.info("images.orphans_removed", extra={"count": orphans})
             parts = await _Parts.wired(settings, ledger, images, catalogue, placement, clock)
             server, address = _bind(parts.service, settings)  # before any loop runs: it may be refused
-            async with parts.running(), _serving(server):
+            disks = (ledger.until_failed(), images.until_failed())
+            async with parts.running(disks), _serving(server):
                 yield RunningTaskManager(address=address, tasks=LocalTasks(ledger))
                 await parts.drain(settings.drain_timeout_ms)
 
@@ -224,9 +226,11 @@ class _Parts:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, disks: Sequence[Coroutine[None, None, NoReturn]]) -> AsyncIterator[None]:
+        """disks: they raise when a disk refuses a write, which ends everything."""
         async with asyncio.TaskGroup() as tasks:
             loops = [
+                *(tasks.create_task(disk, name="disk") for disk in disks),
                 tasks.create_task(self.intake.run(), name="Intake"),
                 tasks.create_task(self.dispatcher.run(self.outcomes), name="Dispatcher"),
                 tasks.create_task(self.watchdog.run(), name="Watchdog"),

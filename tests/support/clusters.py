@@ -94,4 +94,3 @@ async def cluster(
             label_dir=workspace / "labels",
             agents=agents,
         )
-
