@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class EdgeSchedError(Exception):
     """Base of every expected error. The message is for people and says what to do."""
@@ -60,3 +65,11 @@ class StorageFailed(EdgeSchedError):
 
 class StartupError(EdgeSchedError):
     """The process cannot start: bad settings, a taken port, a workspace in use. Ends with exit code 2."""
+
+
+def row_for(table: Mapping[type[EdgeSchedError], T], kind: type[EdgeSchedError]) -> T:
+    """The row of an error's class, or of the nearest class above it. Raises: KeyError."""
+    for above in kind.__mro__:
+        if above in table:
+            return table[above]
+    raise KeyError(kind)

@@ -25,6 +25,7 @@ from edgesched.errors import (
     StartupError,
     StorageFailed,
     TaskEnded,
+    row_for,
 )
 from gateway.registry import AgentUnreachable
 
@@ -56,7 +57,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except EdgeSchedError as error:
         retry_after_ms = error.retry_after_ms if isinstance(error, Overloaded) else None
-        return problem(STATUS[type(error)], str(error), retry_after_ms=retry_after_ms)
+        return problem(row_for(STATUS, type(error)), str(error), retry_after_ms=retry_after_ms)
     except web.HTTPException as refused:  # aiohttp's own: no such route, wrong method, body too large
         if refused.status < 400:
             raise

@@ -13,7 +13,7 @@ from edgesched import wire
 from edgesched.catalogue import Catalogue
 from edgesched.domain.lifecycle import LABELLED_STATES, OPEN_STATES
 from edgesched.domain.task import Task, TaskId
-from edgesched.errors import EdgeSchedError, InvalidInput, NotKnown, Overloaded, StorageFailed, TaskEnded
+from edgesched.errors import EdgeSchedError, InvalidInput, NotKnown, Overloaded, StorageFailed, TaskEnded, row_for
 from edgesched.ledger.base import Ledger
 from edgesched.task_manager.changes import Changes
 from edgesched.task_manager.intake import Intake, Submission
@@ -204,7 +204,7 @@ def _submission(request: pb.SubmitRequest) -> Submission:
 
 def _refusal(error: EdgeSchedError) -> pb.Refusal:
     return pb.Refusal(
-        status_code=STATUS[type(error)].value[0],
+        status_code=row_for(STATUS, type(error)).value[0],
         message=str(error),
         retry_after_ms=error.retry_after_ms if isinstance(error, Overloaded) else None,
     )

@@ -23,6 +23,7 @@ from edgesched.errors import (
     StartupError,
     StorageFailed,
     TaskEnded,
+    row_for,
 )
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ async def _abort(context: Context, error: EdgeSchedError) -> None:
     trailing: tuple[tuple[str, str], ...] = ()
     if isinstance(error, Overloaded):
         trailing = ((RETRY_AFTER_METADATA, str(error.retry_after_ms)),)
-    await context.abort(STATUS[type(error)], str(error), trailing)
+    await context.abort(row_for(STATUS, type(error)), str(error), trailing)
 
 
 async def _crashed(context: Context, method: str) -> None:
