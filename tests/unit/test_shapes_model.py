@@ -62,6 +62,7 @@ def model_input(picture: Picture, build: Build) -> tuple[np.ndarray, float, int,
 
 
 def detections(output: np.ndarray, scale: float, left: int, top: int, iou_threshold: float) -> list[Found]:
+    output = output[:, output[4:].max(axis=0) >= CONFIDENCE_FLOOR]
     scores, class_ids = output[4:].max(axis=0), output[4:].argmax(axis=0)
     boxes = np.stack((output[0] - output[2] / 2 - left, output[1] - output[3] / 2 - top, output[2], output[3]))
     boxes = boxes.T / scale
