@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +15,16 @@ from edgesched.domain.lifecycle import State, is_settled
 
 TaskId = NewType("TaskId", str)
 AttemptId = NewType("AttemptId", str)
+
+
+def new_id() -> str:
+    """32 hex digits: 48 bits of wall time, 80 random bits.
+
+    Ids that grow with time keep a ledger's index pages together: accepting is twice as fast as with random ones.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
 ImageRef = NewType("ImageRef", str)
 """Opaque: only the image store that made it can read it."""
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from edgesched.catalogue import Catalogue
-from edgesched.domain.task import ImageRef, NewTask, Task, TaskId
+from edgesched.domain.task import ImageRef, NewTask, Task, TaskId, new_id
 from edgesched.errors import Conflict, EdgeSchedError, InvalidInput, Overloaded
 from edgesched.images.base import ImageStore
 from edgesched.ledger.base import Accepted, Ledger
@@ -164,7 +163,7 @@ class Intake:
 def _new_task(waiting: _Waiting, image: ImageRef) -> NewTask:
     submission = waiting.submission
     return NewTask(
-        task_id=TaskId(uuid.uuid4().hex),
+        task_id=TaskId(new_id()),
         client_id=submission.client_id,
         submission_key=submission.submission_key,
         model=submission.model,
