@@ -7,24 +7,23 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 try:
-    import grpc
     import typer
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-    from client import addresses, identity, pictures
-    from client.submitter import Acknowledged, Patience, Step, Waiting, submit_all
+    from client import addresses, durable, identity, pictures
+    from client.pictures import Picture
+    from client.run import Note, Plan, Run, Show
+    from client.run_journal import Destination, RunJournal
     from client.tally import Tally
-    from client.waiter import wait_settled
-    from edgesched import logs, process, wire
-    from edgesched.domain.task import Task
+    from edgesched import logs, process
+    from edgesched.domain.task import TaskId
     from edgesched.errors import EdgeSchedError, StartupError, StorageFailed
     from edgesched.settings import SenderSettings, load
 except ModuleNotFoundError as error:
@@ -32,9 +31,6 @@ except ModuleNotFoundError as error:
 
 LINE_PERIOD_S = 2.0
 INTERRUPTED = 130
-
-Show = Callable[[str, int, int, str], None]
-"""(stage, how many of it are done, of how many, a remark)"""
 
 
 def command(
@@ -108,6 +104,10 @@ def command(
 ) -> None:
     """Send pictures to be labelled.
 
+    A run that was interrupted (Ctrl-C, a crash, a power cut) is resumed by the same command within 7 days: no picture
+    is labelled twice. Pictures that changed since are new ones, and so is everything for another task manager, model
+    or receiver. Once a run has completed (with --wait: once every task has ended), the same command sends all anew.
+
     Exit code: 0 all were accepted (with --wait: and labelled), 1 not all, 2 nothing could be started, 130 interrupted.
     """
     flags = {
@@ -148,54 +148,35 @@ async def _run(settings: SenderSettings, *, has_receiver: bool, wait: bool, ackn
     found = await asyncio.to_thread(pictures.find, settings.picture_dir, settings.max_pictures)
     if settings.max_pictures and len(found.pictures) < settings.max_pictures:
         console.print(f"{settings.picture_dir} holds {len(found.pictures)} pictures, fewer than --max: all are sent")
-    client_id = identity.client_id(settings.client_state_dir)
-    receiver_url = await _receiver_url(settings) if has_receiver else None
-    target = addresses.joined(settings.task_manager_host, settings.task_manager_port)
+    plan = await _plan(settings, has_receiver=has_receiver, wait=wait)
     tally = Tally(found.pictures, found.unreadable)
     try:
         with _display(console) as show, _noting(acknowledged) as note:
             logs.configure("sender", level=settings.log_level, log_format=settings.log_format, log_dir=settings.log_dir)
-            async with grpc.aio.insecure_channel(target, options=wire.CHANNEL_OPTIONS) as channel:
-                tally.begin()
-                await submit_all(
-                    channel,
-                    found.pictures,
-                    model=settings.model,
-                    receiver_url=receiver_url,
-                    client_id=client_id,
-                    in_flight=settings.sender_workers,
-                    deadline_s=settings.deadline_s,
-                    patience=Patience(next_answer_s=settings.give_up_after_s),
-                    on_progress=partial(_on_step, tally, show, note),
-                )
-                tally.end_sending()
-                if wait:
-                    await wait_settled(
-                        channel,
-                        tally.acknowledged,
-                        on_change=partial(_on_change, tally, show),
-                        timeout_s=settings.give_up_after_s,
-                    )
+            state_dir = settings.client_state_dir
+            journal = await asyncio.to_thread(RunJournal.begin, state_dir, found.pictures, plan.destination)
+            with closing(journal):
+                run = Run(plan, journal, tally, show=show, note=note, tell=console.print)
+                await run.complete()
     finally:
         for line in tally.summary(waited=wait):
             console.print(_printable(line))
     return 1 if tally.refused or (wait and not tally.all_labelled) else 0
 
 
-def _on_step(tally: Tally, show: Show, note: Callable[[Acknowledged], None], step: Step) -> None:
-    if isinstance(step, Waiting):
-        remark = step.reason
-    else:
-        tally.take(step)
-        remark = f"{tally.pictures_per_s:.1f} pictures/s"
-    if isinstance(step, Acknowledged):
-        note(step)
-    show("sending", tally.answered, len(tally.planned), remark)
-
-
-def _on_change(tally: Tally, show: Show, task: Task) -> None:
-    tally.learn(task)
-    show("labels", tally.settled, len(tally.acknowledged), tally.by_state())
+async def _plan(settings: SenderSettings, *, has_receiver: bool, wait: bool) -> Plan:
+    return Plan(
+        destination=Destination(
+            task_manager=addresses.joined(settings.task_manager_host, settings.task_manager_port),
+            model=settings.model,
+            receiver_url=await _receiver_url(settings) if has_receiver else None,
+        ),
+        client_id=await asyncio.to_thread(identity.client_id, settings.client_state_dir),
+        in_flight=settings.sender_workers,
+        deadline_s=settings.deadline_s,
+        give_up_after_s=settings.give_up_after_s,
+        wait=wait,
+    )
 
 
 @contextmanager
@@ -254,25 +235,22 @@ def _printable(text: str) -> str:
 
 
 @contextmanager
-def _noting(path: Path | None) -> Iterator[Callable[[Acknowledged], None]]:
+def _noting(path: Path | None) -> Iterator[Note]:
     """What writes one acknowledgement per line, at once: another program may be reading along."""
     if path is None:
-        yield lambda step: None
+        yield lambda picture, task_id: None
         return
     try:
         file = path.open("ab", buffering=0)
     except OSError as error:
         raise StartupError(f"--acknowledged {path}: cannot be written: {error.strerror}") from error
 
-    def note(step: Acknowledged) -> None:
-        line = json.dumps({"path": step.picture.source, "task_id": step.task_id}).encode() + b"\n"
-        cause = "the disk is full"  # a short write
+    def note(picture: Picture, task_id: TaskId) -> None:
+        line = json.dumps({"path": picture.source, "task_id": task_id}).encode() + b"\n"
         try:
-            if file.write(line) == len(line):
-                return
+            durable.write_all(file.fileno(), line)
         except OSError as error:
-            cause = error.strerror or str(error)
-        raise StorageFailed(f"--acknowledged {path}: cannot be written: {cause}")
+            raise StorageFailed(f"--acknowledged {path}: cannot be written: {error.strerror}") from error
 
     with file:
         yield note

@@ -50,6 +50,7 @@ class Acknowledged:
 
     picture: Picture
     task_id: TaskId
+    submission_key: str
     size_bytes: int
 
 
@@ -107,20 +108,22 @@ async def submit_all(
     in_flight: int = 8,
     deadline_s: float | None = None,
     patience: Patience | None = None,
+    key_for: Callable[[Picture], str] | None = None,
     on_progress: Callable[[Step], None] | None = None,
 ) -> Report:
     """Submit every picture, however long the queue is full and however often the stream breaks.
 
-    pictures: taken one by one, as there is room; the same one twice makes two tasks.
+    pictures: taken one by one, as there is room.
     receiver_url: where labels are to be posted; None: nowhere.
     in_flight: how many pictures may be loaded or unanswered at the same time.
     deadline_s: a task without labels expires that long after its picture was first ready to be sent.
+    key_for: the submission key of a picture, asked for once, before it is loaded (in a thread); None: a fresh one.
     on_progress: told of each step as it happens; pictures that have none when this is cancelled were not acknowledged.
     Raises: PeerUnavailable if there was no answer for longer than `patience`, or if the other side is not a task
     manager.
     """
     header = pb.SubmitRequest(model=model, client_id=client_id, receiver_url=receiver_url)
-    submitter = _Submitter(channel, header, deadline_s, patience or Patience(), on_progress)
+    submitter = _Submitter(channel, header, deadline_s, patience or Patience(), key_for or _fresh_key, on_progress)
     return await submitter.run(pictures, in_flight)
 
 
@@ -133,12 +136,14 @@ class _Submitter:
         header: pb.SubmitRequest,
         deadline_s: float | None,
         patience: Patience,
+        key_for: Callable[[Picture], str],
         on_progress: Callable[[Step], None] | None,
     ) -> None:
         self._submit_stream = rpc.TaskManagerStub(channel).SubmitStream
         self._header = header
         self._deadline_s = deadline_s
         self._patience = patience
+        self._key_for = key_for
         self._on_progress = on_progress or (lambda step: None)
         self._limit = asyncio.timeout(patience.first_answer_s)
         self._tags = itertools.count(1)
@@ -186,9 +191,9 @@ class _Submitter:
 
     async def _submit(self, picture: Picture) -> Acknowledged | Refused:
         try:
-            image = await asyncio.to_thread(picture.load)
+            key, image = await asyncio.to_thread(self._prepare, picture)
             check_size(len(image))
-            request = pb.SubmitRequest(file_name=picture.file_name, image=image, submission_key=str(uuid.uuid4()))
+            request = pb.SubmitRequest(file_name=picture.file_name, image=image, submission_key=key)
         except OSError as error:
             return Refused(picture=picture, reason=f"it cannot be read: {error.strerror or error}")
         except InvalidInput as error:
@@ -200,7 +205,9 @@ class _Submitter:
         while True:
             reply = await self._ask(_Open(request, expires_at))
             if reply.WhichOneof("outcome") == "task_id":
-                return Acknowledged(picture=picture, task_id=TaskId(reply.task_id), size_bytes=len(image))
+                return Acknowledged(
+                    picture=picture, task_id=TaskId(reply.task_id), submission_key=key, size_bytes=len(image)
+                )
             refusal = reply.refusal
             if refusal.status_code not in TRY_LATER and not refusal.HasField("retry_after_ms"):
                 return Refused(picture=picture, reason=refusal.message or "the task manager gave no reason")
@@ -208,6 +215,9 @@ class _Submitter:
             pause_ms = refusal.retry_after_ms if refusal.HasField("retry_after_ms") else QUEUE_FULL_PAUSE_MS
             # Spread out, so that the workers do not all come back in the same instant.
             await asyncio.sleep(min(pause_ms, LONGEST_QUEUE_FULL_PAUSE_MS) / 1000 * random.uniform(1.0, 1.25))
+
+    def _prepare(self, picture: Picture) -> tuple[str, bytes]:
+        return self._key_for(picture), picture.load()
 
     async def _ask(self, entry: _Open) -> pb.SubmitReply:
         tag = entry.request.tag = next(self._tags)
@@ -302,6 +312,10 @@ class _Submitter:
         entry = self._open.pop(reply.tag, None)
         if entry is not None and not entry.answer.done():
             entry.answer.set_result(reply)
+
+
+def _fresh_key(picture: Picture) -> str:
+    return str(uuid.uuid4())
 
 
 def _waiting_for(refusal: pb.Refusal) -> str:

@@ -24,6 +24,7 @@ class Tally:
         self.planned = planned
         self.acknowledged: dict[TaskId, Picture] = {}
         self.refused = list(unreadable)
+        self.known_before = 0  # acknowledged to an earlier run
         self.sent_bytes = 0
         self.tasks: dict[TaskId, Task] = {}
         self.states: Counter[State] = Counter()
@@ -42,6 +43,12 @@ class Tally:
             self.sent_bytes += step.size_bytes
         else:
             self.refused.append((step.picture.source, step.reason))
+
+    def take_earlier(self, picture: Picture, task_id: TaskId) -> None:
+        """A picture that an interrupted run had sent already."""
+        self._answered.add(picture.source)
+        self.acknowledged[task_id] = picture
+        self.known_before += 1
 
     def end_sending(self) -> None:
         self._ended = time.monotonic()
@@ -62,7 +69,15 @@ class Tally:
 
     @property
     def pictures_per_s(self) -> float:
-        return len(self.acknowledged) / max(self._seconds, 1e-3)
+        return self.sent / max(self._seconds, 1e-3)
+
+    @property
+    def sent(self) -> int:
+        return len(self.acknowledged) - self.known_before
+
+    @property
+    def all_settled(self) -> bool:
+        return self.settled == len(self.acknowledged)
 
     @property
     def all_labelled(self) -> bool:
@@ -78,8 +93,9 @@ class Tally:
         """For people: nothing if sending never began."""
         if self._started is None:
             return
+        before = f"{self.known_before} were acknowledged before, " if self.known_before else ""
         yield (
-            f"sent {len(self.acknowledged)} of {len(self.planned)} pictures, refused {len(self.refused)}, "
+            f"sent {self.sent} of {len(self.planned)} pictures, {before}refused {len(self.refused)}, "
             f"{self.sent_bytes / 1e6:.1f} MB in {self._seconds:.1f} s ({self.pictures_per_s:.1f} pictures/s)"
         )
         for source, reason in self.refused:

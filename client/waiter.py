@@ -20,6 +20,8 @@ MAX_WATCHED_IDS = 10_000
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 
+ASKING_S = 10.0
+
 TRY_AGAIN = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -59,6 +61,23 @@ async def wait_settled(
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
     return waiter.known
+
+
+async def are_known(channel: grpc.aio.Channel, task_ids: Iterable[TaskId], *, timeout_s: float = ASKING_S) -> bool:
+    """Whether the task manager knows every one of these tasks. No as well, if it does not say so in time."""
+    ids = list(task_ids)
+    try:
+        async with asyncio.timeout(timeout_s):
+            for at in range(0, len(ids), MAX_WATCHED_IDS):
+                request = pb.WatchRequest(task_ids=ids[at : at + MAX_WATCHED_IDS], cursor=0)
+                call = rpc.TaskManagerStub(channel).Watch(request, wait_for_ready=True)
+                # An unknown id is an error, and comes before any event.
+                if not isinstance(await call.read(), pb.WatchEvent):
+                    return False
+                call.cancel()
+    except (grpc.aio.AioRpcError, TimeoutError):
+        return False
+    return True
 
 
 class _Waiter:

@@ -85,6 +85,14 @@ class TaskManagerSettings(ListeningSettings):
     image_retention_s: PositiveInt = Field(24 * 3600, description="pictures of settled tasks are kept this long")
     image_retention_bytes: PositiveInt = Field(2_000 * MIB, description="and at most this many bytes of them")
     task_retention_s: PositiveInt = Field(7 * 24 * 3600, description="rows of settled tasks are kept this long")
+    key_retention_s: PositiveInt = Field(
+        7 * 24 * 3600,
+        description="a submission key is remembered as long as its task's row, and this long after it: the same "
+        "submission sent again until then is the same task",
+    )
+    keep_upload: bool = Field(
+        False, description="never let a settled task's picture go, nor the row that names it; the disk fills up"
+    )
 
 
 class GatewaySettings(ListeningSettings):
@@ -174,7 +182,9 @@ class SenderSettings(ProcessSettings):
     receiver_port: Port = Field(8888, description="port of the receiver on this machine, when no URL is given")
     deadline_s: float | None = Field(None, gt=0, description="a task without labels expires after so many seconds")
     give_up_after_s: float = Field(300.0, gt=0, description="stop after so many seconds without any answer or news")
-    client_state_dir: Path = Field(Path("workspace/client"), description="where this client keeps its own id")
+    client_state_dir: Path = Field(
+        Path("workspace/client"), description="where this client keeps its own id, and what it needs to resume a run"
+    )
 
 
 PROCESSES: Mapping[str, type[ProcessSettings]] = {

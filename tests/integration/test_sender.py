@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,15 +15,15 @@ import pytest
 
 from client.pictures import MAX_PICTURE_BYTES, Picture
 from client.submitter import Acknowledged, Patience, Report, Step, Waiting, submit_all
-from client.waiter import MAX_WATCHED_IDS, wait_settled
+from client.waiter import MAX_WATCHED_IDS, are_known, wait_settled
 from edgesched import wire
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import Task, TaskId
 from edgesched.errors import NotKnown, PeerUnavailable
 from edgesched.v1 import task_manager_pb2 as pb
 from tests.support.fake_task_manager import FakeTaskManager, RunningFake, running
+from tests.support.senders import make_pictures, run_send_pic, send_pic
 
-SCRIPT = Path(__file__).parents[2] / "client" / "send_pic.py"
 NOBODY = "127.0.0.1:1"  # nothing listens on port 1
 INVALID = 3
 NOT_FOUND = 5
@@ -323,39 +322,17 @@ async def test_waiting_for_a_task_that_is_not_known_is_an_error(server: RunningF
             await wait_settled(channel, [TaskId("nonsense")])
 
 
+async def test_tasks_are_known_only_if_the_task_manager_says_so(server: RunningFake) -> None:
+    ids = await submitted(server, 3)
+    await server.fake.move(ids[0], pb.TASK_STATE_DELIVERED)
+    async with channel_to(server) as channel, asyncio.timeout(10):
+        assert await are_known(channel, ids)
+        assert not await are_known(channel, [*ids, TaskId("nonsense")])
+    async with grpc.aio.insecure_channel(NOBODY) as channel, asyncio.timeout(10):
+        assert not await are_known(channel, ids, timeout_s=0.2)
+
+
 # --- the command ---
-
-
-@asynccontextmanager
-async def send_pic(tmp_path: Path, *arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(SCRIPT),
-        *map(str, arguments),
-        env={"PATH": "/usr/bin:/bin", "EDGESCHED_CLIENT_STATE_DIR": str(tmp_path / "state")},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def run_send_pic(tmp_path: Path, *arguments: object) -> tuple[int, str, str]:
-    async with send_pic(tmp_path, *arguments) as process, asyncio.timeout(30):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
-def make_pictures(directory: Path, count: int) -> Path:
-    directory.mkdir()
-    for number in range(count):
-        (directory / f"{number}.jpg").write_bytes(f"picture {number}".encode())
-    return directory
 
 
 async def test_the_command_sends_a_directory_and_notes_each_acknowledgement(

@@ -28,7 +28,7 @@ class FakeTaskManager(rpc.TaskManagerServicer):
         self.streams = 0
         self.refusal_for: Answer = lambda request: None
         self.break_after: list[int] = []  # for each of the first streams: after how many requests it breaks
-        self.replies_are_lost = False  # a stream that breaks accepts its last request and does not say so
+        self.replies_are_lost = False  # what it leaves without an answer it accepts all the same
         self.reply_in_groups_of = 1  # each group is answered in the reverse order
         self.answers_at_most: int | None = None  # later requests are never answered
         self.got_one = asyncio.Event()
@@ -53,6 +53,8 @@ class FakeTaskManager(rpc.TaskManagerServicer):
             self.received.append(request)
             self.got_one.set()
             if self.answers_at_most is not None and len(self.received) > self.answers_at_most:
+                if self.replies_are_lost:
+                    self._reply(request)
                 self.fell_silent.set()
                 continue
             if count == breaks_after:

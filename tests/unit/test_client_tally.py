@@ -13,7 +13,7 @@ def picture(name: str) -> Picture:
 
 
 def acknowledged(name: str, task_id: str) -> Acknowledged:
-    return Acknowledged(picture=picture(name), task_id=TaskId(task_id), size_bytes=500_000)
+    return Acknowledged(picture=picture(name), task_id=TaskId(task_id), submission_key=name, size_bytes=500_000)
 
 
 def task(task_id: str, state: State, *, took_ms: int = 0, last_error: str | None = None) -> Task:
@@ -52,6 +52,21 @@ def test_every_picture_is_told_as_sent_refused_or_not_acknowledged() -> None:
     first, *rest = tally.summary(waited=False)
     assert first.startswith("sent 2 of 4 pictures, refused 1, 1.0 MB in ")
     assert rest == ["refused: c: not a picture", "not acknowledged: d"]
+
+
+def test_pictures_of_an_interrupted_run_count_as_acknowledged_and_not_as_sent() -> None:
+    tally = tally_of("a", "b", "c")
+    tally.take_earlier(picture("a"), TaskId("t1"))
+    tally.take_earlier(picture("b"), TaskId("t2"))
+    assert (tally.pictures_per_s, tally.answered) == (0.0, 2)
+    tally.take(acknowledged("c", "t3"))
+    (line,) = tally.summary(waited=False)
+    assert line.startswith("sent 1 of 3 pictures, 2 were acknowledged before, refused 0, 0.5 MB in ")
+    for task_id in ("t1", "t2", "t3"):
+        assert not tally.all_settled
+        tally.learn(task(task_id, State.DELIVERED))
+    assert tally.all_settled
+    assert tally.all_labelled
 
 
 def test_a_run_that_never_began_has_nothing_to_tell() -> None:
