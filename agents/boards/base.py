@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Protocol
 
 import psutil
 
 from edgesched.domain.device import BoardType, DeviceProfile, Telemetry
-
-DEVICE_TREE_COMPATIBLE = Path("proc/device-tree/compatible")
 
 
 class Board(Protocol):
@@ -23,7 +20,14 @@ class Board(Protocol):
     def profile(self) -> DeviceProfile: ...
 
     def telemetry(self) -> Telemetry:
-        """Read the sensors now. May block for some milliseconds; what cannot be read is None."""
+        """What the sensors say now. Blocks for some milliseconds, never for long; what cannot be read is None."""
+        ...
+
+    def labels(self) -> Mapping[str, str]:
+        """What it is, for people and for tasks that ask for it: `model`, `chip`, `driver`; only what was found.
+
+        May block for some seconds the first time.
+        """
         ...
 
 
@@ -51,33 +55,6 @@ def _idle_and_total() -> tuple[float, float]:
 
 
 def memory_used_fraction() -> float:
+    """Of the board's DRAM, which its accelerator may share."""
     memory = psutil.virtual_memory()
     return float(min(1.0, max(0.0, 1.0 - memory.available / memory.total)))
-
-
-def read_text(path: Path) -> str | None:
-    """A small file of the kernel's; None if it is not there or may not be read (debugfs is for root alone)."""
-    try:
-        return path.read_bytes().decode(errors="replace")
-    except OSError:  # also EAGAIN, from sensors of blocks that are powered down
-        return None
-
-
-def compatible_with(root: Path) -> tuple[str, ...]:
-    """The device tree's names for this machine, most exact first; empty where there is no device tree."""
-    text = read_text(root / DEVICE_TREE_COMPATIBLE)
-    return tuple(filter(None, text.split("\0"))) if text else ()
-
-
-def zone_temperature(root: Path, kinds: tuple[str, ...]) -> float | None:
-    """Degrees Celsius of the first thermal zone of these kinds, in the order of `kinds`."""
-    found: dict[str, float] = {}
-    for zone in sorted(root.glob("sys/class/thermal/thermal_zone*")):
-        kind, value = read_text(zone / "type"), read_text(zone / "temp")
-        if kind is None or value is None:
-            continue
-        with contextlib.suppress(ValueError):
-            degrees = int(value) / 1000.0
-            if degrees > -100.0:  # -256: the sensor is off
-                found.setdefault(kind.strip().lower(), degrees)
-    return next((found[kind] for kind in kinds if kind in found), None)

@@ -46,3 +46,7 @@ class EmulatedBoard:
     def telemetry(self) -> Telemetry:
         """The temperature of an emulated board cannot be known."""
         return Telemetry(cpu_used_fraction=self._cpu.used_fraction(), memory_used_fraction=memory_used_fraction())
+
+    def labels(self) -> Mapping[str, str]:
+        """None: it would be the machine that emulates, or a board that is not there."""
+        return {}
