@@ -29,7 +29,7 @@ def worker_specs(catalogue: Catalogue, board_type: BoardType, backend: str | Non
             build = build.model_copy(update={"backend": backend})
         if build.backend == ECHO:
             model = model.model_copy(update={"decoder": "none"})
-        elif not (model.directory / build.file).is_file():
+        elif build.lacks_file(model.directory):
             log.warning("model.left_out", extra={"model": name, "reason": f"{build.file} is not in {model.directory}"})
             continue
         specs.append(model.worker_spec(build))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from edgesched.errors import InvalidInput, NotKnown
 
@@ -20,29 +20,66 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DECODER_OF_ONES_OWN = re.compile(r"[A-Za-z_]\w*:[A-Za-z_]\w*")
 DECODERS = ("yolov5", "yolov8", "classification", "none")
 DEFAULT_BUILD = "default"
+BACKEND_OF_ENDING = {".onnx": "onnx", ".rknn": "rknn", ".om": "acl", ".engine": "tensorrt", ".plan": "tensorrt"}
+
+NO_INPUT: Mapping[str, Any] = {"file": "", "input_width": 1, "input_height": 1}
+DEFAULTS_OF_BACKEND: Mapping[str, Mapping[str, Any]] = {  # where they differ from those of `Build`
+    "echo": NO_INPUT,
+    "exec": NO_INPUT,  # the program gets the picture's file as it came
+    "rknn": {"layout": "nhwc", "dtype": "uint8"},  # it normalises the pixels itself
+}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Channels = tuple[float, float, float]
 
 
 class Build(BaseModel):
-    """How one kind of board runs the model: its file, and what its input looks like."""
+    """How one kind of board runs the model: its file, and what its input looks like.
+
+    What is left out depends on what is there: the backend on the file's ending, the layout and dtype on the backend.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backend: str = "onnx"
     file: str
+    decoder: str | None = None  # if this build's outputs have another form than the model's other builds
     input_width: PositiveInt
     input_height: PositiveInt
     layout: Literal["nchw", "nhwc"] = "nchw"
     dtype: Literal["float32", "float16", "uint8"] = "float32"
     colour_order: Literal["rgb", "bgr"] = "rgb"
-    scale: float = 1 / 255  # value = pixel * scale, then (value - mean) / std per channel, in colour_order
+    scale: float = 1 / 255  # value = pixel * scale, then (value - mean) / std per channel, in colour_order; uint8: 1
     mean: Channels = (0.0, 0.0, 0.0)
     std: Channels = (1.0, 1.0, 1.0)
     resize: Literal["letterbox", "stretch"] = "letterbox"
     pad_value: Annotated[int, Field(ge=0, le=255)] = 114
     options: Mapping[str, Any] = {}  # passed to the backend as they are
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        ending = Path(str(given.get("file", ""))).suffix
+        backend = given.get("backend") or BACKEND_OF_ENDING.get(ending, "onnx")
+        filled = {**DEFAULTS_OF_BACKEND.get(backend, {}), **given, "backend": backend}
+        if filled.get("dtype") == "uint8":
+            filled.setdefault("scale", 1.0)
+        return filled
+
+    @model_validator(mode="after")
+    def _keeps_pixels(self) -> Build:
+        if self.dtype == "uint8" and self.scale != 1.0:
+            raise ValueError(
+                'scale must be 1 (leave it out) with dtype "uint8": the model normalises the pixels itself'
+            )
+        return self
+
+    @field_validator("decoder")
+    @classmethod
+    def _exists(cls, value: str | None) -> str | None:
+        return None if value is None else known_decoder(value)
 
     @field_validator("file")
     @classmethod
@@ -57,6 +94,19 @@ class Build(BaseModel):
         if 0.0 in value:
             raise ValueError("must not contain 0")
         return value
+
+    def lacks_file(self, directory: Path) -> bool:
+        """Whether the file that this build names is not in the model's directory."""
+        if self.backend == "echo" or (self.backend == "exec" and not self.file):
+            return False
+        return not (directory / self.file).is_file()
+
+
+def known_decoder(value: str) -> str:
+    """The value as it is. Raises: ValueError if no decoder can have this name."""
+    if value not in DECODERS and not DECODER_OF_ONES_OWN.fullmatch(value):
+        raise ValueError(f"use one of {', '.join(DECODERS)}, or module:function of your own")
+    return value
 
 
 class Model(BaseModel):
@@ -73,6 +123,7 @@ class Model(BaseModel):
     confidence_threshold: Fraction = 0.25
     iou_threshold: Fraction = 0.45
     max_detections: PositiveInt = 300
+    anchors: tuple[tuple[float, ...], ...] = ()  # YOLOv5's raw heads: a row per scale; empty: as published
     builds: Mapping[str, Build] = Field(min_length=1)
 
     @field_validator("name")
@@ -85,9 +136,7 @@ class Model(BaseModel):
     @field_validator("decoder")
     @classmethod
     def _exists(cls, value: str) -> str:
-        if value not in DECODERS and not DECODER_OF_ONES_OWN.fullmatch(value):
-            raise ValueError(f"use one of {', '.join(DECODERS)}, or module:function of your own")
-        return value
+        return known_decoder(value)
 
     def build_for(self, board_type: str) -> Build | None:
         """The board's own build, else the default one, else None: this board cannot run the model."""
@@ -97,8 +146,9 @@ class Model(BaseModel):
         """The JSON object that a worker is configured with (`agents/worker/model.py` reads it)."""
         return {
             **self.model_dump(mode="json", exclude={"builds", "description"}),
+            "decoder": "none" if build.backend == "echo" else build.decoder or self.decoder,
             "directory": str(self.directory.resolve()),
-            "build": build.model_dump(mode="json"),
+            "build": build.model_dump(mode="json", exclude={"decoder"}),
         }
 
 
@@ -122,7 +172,7 @@ def read_model(directory: Path) -> Model:
         raise InvalidInput(f"{path}: " + "; ".join(problems)) from error
     except TypeError as error:  # a key of the file that is `directory`
         raise InvalidInput(f"{path}: {error}") from error
-    missing = [b.file for b in model.builds.values() if not (directory / b.file).is_file() and b.backend != "echo"]
+    missing = [build.file for build in model.builds.values() if build.lacks_file(directory)]
     if missing and len(missing) == len(model.builds):
         raise InvalidInput(f"{path}: no build's file is there ({', '.join(missing)})")
     return model

@@ -26,7 +26,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
     sock = socket.socket(fileno=parser.parse_args(arguments).fd)
     sock.set_inheritable(False)
     sys.dont_write_bytecode = True  # the directory of a model with a decoder of its own stays as it was delivered
-    faulthandler.enable()  # vendors' libraries crash; let stderr say where
+    # Vendors' libraries crash; let stderr say where. A copy of it, since a backend may listen in on the first one.
+    faulthandler.enable(os.dup(sys.stderr.fileno()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the daemon decides
     die_with_daemon(sock)
     # OpenCV reads this once, when it is loaded: it then refuses a picture bomb before it decodes one.

@@ -27,6 +27,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from . import heads
 from . import nms as suppression
 from .errors import InvalidInput, ModelUnavailable
 from .spec import ModelSpec
@@ -41,7 +42,10 @@ SUM_SLACK = 0.01  # how far from 1 the probabilities of such a model may add up
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a decoder may know about its model. Thresholds are 0..1, the input's size is in pixels."""
+    """What a decoder may know about its model. Thresholds are 0..1, the input's size is in pixels.
+
+    anchors: of YOLOv5, one row per scale; empty for those it was published with.
+    """
 
     name: str
     labels: Tuple[str, ...]
@@ -50,6 +54,7 @@ class ModelInfo:
     max_detections: int
     input_width: int
     input_height: int
+    anchors: Tuple[Tuple[float, ...], ...] = ()
 
     def nms(
         self,
@@ -77,15 +82,23 @@ def info_of(spec: ModelSpec) -> ModelInfo:
         max_detections=spec.max_detections,
         input_width=spec.build.input_width,
         input_height=spec.build.input_height,
+        anchors=spec.anchors,
     )
 
 
 def yolov5(outputs: List[np.ndarray], model: ModelInfo, geometry: Geometry) -> List[Row]:
     """Decode (1, N, 5 + classes): centre x, centre y, width, height in input pixels, objectness, class scores.
 
-    Confidence is objectness times the best class score. Further outputs (the raw heads) are ignored.
+    Confidence is objectness times the best class score. Further outputs (the raw heads) are ignored. A model that has
+    nothing but its three raw heads is taken too (`heads.py`).
     Raises: ValueError if the shape does not fit the labels.
     """
+    if heads.are_heads(outputs):
+        least = model.confidence_threshold / (1 + CONFIDENCE_SLACK)
+        with np.errstate(invalid="ignore", over="ignore"):
+            boxes = heads.yolov5_candidates(outputs, len(model.labels), model.anchors, model.input_height, least)
+            scores = boxes[:, 5:] * boxes[:, 4:5]
+        return _best_boxes(boxes[:, :4], scores, model, geometry)
     output = _first(outputs)
     if output.ndim != 3 or output.shape[0] != 1 or output.shape[2] != 5 + len(model.labels):
         raise _misfit("yolov5", f"(1, N, {5 + len(model.labels)})", outputs, model)
@@ -99,9 +112,15 @@ def yolov5(outputs: List[np.ndarray], model: ModelInfo, geometry: Geometry) -> L
 def yolov8(outputs: List[np.ndarray], model: ModelInfo, geometry: Geometry) -> List[Row]:
     """Decode (1, 4 + classes, N), as YOLOv8 and YOLO11 give it: centre x, centre y, width, height, class scores.
 
-    The transposed (1, N, 4 + classes) is taken too, when the number of labels tells the two apart.
+    The transposed (1, N, 4 + classes) is taken too, when the number of labels tells the two apart, and so are the six
+    or nine raw heads of Rockchip's export (`heads.py`).
     Raises: ValueError if the shape does not fit the labels.
     """
+    if heads.are_heads(outputs):
+        threshold = model.confidence_threshold
+        with np.errstate(invalid="ignore", over="ignore"):
+            boxes, scores = heads.yolov8_candidates(outputs, len(model.labels), model.input_height, threshold)
+        return _best_boxes(boxes, scores, model, geometry)
     output, rows = _first(outputs), 4 + len(model.labels)
     if output.ndim != 3 or output.shape[0] != 1 or rows not in output.shape[1:]:
         raise _misfit("yolov8", f"(1, {rows}, N) or (1, N, {rows})", outputs, model)

@@ -23,6 +23,10 @@ class ModelUnavailable(WorkerError):
     """The model's files do not load, or do not fit its description."""
 
 
+class InferenceFailed(WorkerError):
+    """The vendor's library, or the user's program, could not label one picture; the next one may go well."""
+
+
 class FrameError(WorkerError):
     """The bytes on the socket are no frame: a bound is violated, or the stream ended inside one."""
 

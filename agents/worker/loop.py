@@ -1,6 +1,6 @@
 """A worker's life: configure, load, then one picture after the other until the daemon stops it or is gone.
 
-Exit codes: 0 stopped, or the daemon is gone; 1 a bug; 3 a model cannot run here (the "unavailable" frame says why);
+Exit codes: 0 stopped, or the daemon is gone; 1 a bug; 3 no model can run here (the "unavailable" frame says why);
 4 out of memory; 5 the stream from the daemon is broken (stderr says how).
 
 Nothing here needs numpy or OpenCV: the directories where they lie come with the "configure" frame.
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import platform
-import queue
 import socket
 import sys
 import threading
 import time
 import traceback
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, Mapping, NoReturn, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, Mapping, NoReturn, Optional, Tuple
 
 from .errors import FrameError, InvalidInput, WorkerError, current_traceback
 from .frames import read_frame, write_frame
@@ -117,25 +117,51 @@ class Inbox:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._tasks: queue.Queue[Optional[Task]] = queue.Queue(PREFETCH)
-        self._stopping = threading.Event()
+        self._tasks: Deque[Task] = deque()
+        self._changed = threading.Condition()
+        self._is_stopping = False
 
     def fill(self) -> None:
         """Read frames for ever; the end of the stream ends the process from here."""
         while True:
             header, body = self._channel.receive()
             if header["type"] == "task":
-                self._tasks.put(self._parsed(header, body))
+                self._put(self._parsed(header, body))
+            elif header["type"] == "drop":
+                self._drop(header.get("attempt_id"))
             elif header["type"] == "stop":
-                self._stopping.set()
-                self._tasks.put(None)  # only to wake `next`
+                with self._changed:
+                    self._is_stopping = True
+                    self._changed.notify_all()
             else:
                 self._channel.refuse(f"a worker does not understand a {header['type']!r} frame")
 
     def next(self) -> Optional[Task]:
         """Wait for the next task; None once the daemon said stop, even if tasks are left."""
-        task = self._tasks.get()
-        return None if self._stopping.is_set() else task
+        with self._changed:
+            while not (self._tasks or self._is_stopping):
+                self._changed.wait()
+            if self._is_stopping:
+                return None
+            task = self._tasks.popleft()
+            self._changed.notify_all()
+            return task
+
+    def _put(self, task: Task) -> None:
+        with self._changed:
+            while len(self._tasks) >= PREFETCH:
+                self._changed.wait()
+            self._tasks.append(task)
+            self._changed.notify_all()
+
+    def _drop(self, attempt_id: object) -> None:
+        """Give a task back. Only one that was not begun is answered: "started" is the answer for any other."""
+        with self._changed:
+            count = len(self._tasks)
+            self._tasks = deque(task for task in self._tasks if task.attempt_id != attempt_id)
+            is_dropped = len(self._tasks) < count
+        if is_dropped:
+            self._channel.send({"type": "dropped", "attempt_id": attempt_id})
 
     def _parsed(self, header: Mapping[str, Any], body: bytearray) -> Task:
         try:
@@ -172,27 +198,33 @@ def _heartbeats(channel: Channel, configure: Configure) -> None:
 
 
 def _open_models(configure: Configure, channel: Channel) -> Dict[str, Model]:
-    """Load and warm up every model, and say "ready"; or say "unavailable" and leave."""
+    """Load and warm up every model that can be, and say "ready"; or say "unavailable" and leave, if none can."""
+    models: Dict[str, Model] = {}
+    reasons: Dict[str, str] = {}
     try:
         import cv2
 
         from .model import open_model, versions_of
-
-        cv2.setNumThreads(configure.models[0].threads)  # workers share the cores; OpenCV would take them all
-        models = {spec.name: open_model(spec, channel.log) for spec in configure.models}
     except ImportError as error:
         package = error.name or "a package"
         reason = (
             f"the Python package {package!r} cannot be imported by {sys.executable} ({error}): install "
             f"{PIP_NAMES.get(package, package)} for that interpreter, or name its directory in python_path"
         )
-    except WorkerError as error:
-        reason = str(error)
-    else:
-        ready = {"type": "ready", "pid": os.getpid(), "python": platform.python_version()}
-        channel.send({**ready, "versions": versions_of(list(models.values())), "models": list(models)})
-        return models
-    channel.end({"type": "unavailable", "reason": reason[:MAX_MESSAGE_CHARS]}, EXIT_UNAVAILABLE)
+        channel.end({"type": "unavailable", "reason": reason[:MAX_MESSAGE_CHARS]}, EXIT_UNAVAILABLE)
+    cv2.setNumThreads(configure.models[0].threads)  # workers share the cores; OpenCV would take them all
+    for spec in configure.models:
+        try:
+            models[spec.name] = open_model(spec, channel.log)
+        except WorkerError as error:
+            reasons[spec.name] = str(error)[:MAX_MESSAGE_CHARS]
+    if not models:
+        reason = "; ".join(reasons.values())
+        channel.end({"type": "unavailable", "reason": reason[:MAX_MESSAGE_CHARS]}, EXIT_UNAVAILABLE)
+    ready = {"type": "ready", "pid": os.getpid(), "python": platform.python_version()}
+    loaded = {"models": list(models), "unavailable_models": reasons}
+    channel.send({**ready, "versions": versions_of(list(models.values())), **loaded})
+    return models
 
 
 def _perform(task: Task, models: Mapping[str, Model], channel: Channel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from .backends import make_backend
 from .backends.base import Backend
-from .decoders import Decoder, info_of, labels_from, make_decoder
+from .decoders import DECODERS, Decoder, info_of, labels_from, make_decoder
 from .errors import ModelUnavailable, WorkerError, current_traceback
 from .spec import ModelSpec
 from .vision import Preprocessor, decode_picture
@@ -49,6 +50,9 @@ class Model:
 
         Raises: ValueError if the outputs do not fit the decoder; whatever the vendor's library raises.
         """
+        if _takes_files(self.backend):
+            self._run_file(bytearray(cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1]))
+            return
         build = self.spec.build
         _, geometry = self._preprocessor.prepare(np.zeros((build.input_height, build.input_width, 3), np.uint8))
         outputs = self.backend.infer(np.zeros(build.input_shape, build.dtype))
@@ -64,6 +68,8 @@ class Model:
         if not self.backend.reads_pictures:
             self.backend.infer(np.zeros(0, np.uint8))
             return Answer([], None, None, 0.0, 0.0, 0.0, 0.0)
+        if _takes_files(self.backend):
+            return self._run_file(body)
         times = [time.perf_counter()]
         picture = decode_picture(body)
         height, width = picture.shape[:2]
@@ -78,6 +84,20 @@ class Model:
         times.append(time.perf_counter())
         steps = [1000 * (times[i + 1] - times[i]) for i in range(len(times) - 1)]
         return Answer(detections, width, height, *steps)
+
+    def _run_file(self, body: bytearray) -> Answer:
+        """The way of a backend that takes the picture's file and gives finished boxes. It is decoded here only to
+        know its size, and to refuse what is no picture as every other backend does."""
+        times = [time.perf_counter()]
+        height, width = decode_picture(body).shape[:2]
+        times.append(time.perf_counter())
+        rows = self.backend.infer(np.frombuffer(body, np.uint8))[0]
+        times.append(time.perf_counter())
+        sure = [tuple(row) for row in rows.tolist() if row[1] >= self._info.confidence_threshold]
+        detections = labels_from(sure, self._info, width, height)
+        times.append(time.perf_counter())
+        decode_ms, infer_ms, postprocess_ms = (1000 * (times[i + 1] - times[i]) for i in range(3))
+        return Answer(detections, width, height, decode_ms, 0.0, infer_ms, postprocess_ms)
 
     def close(self) -> None:
         """Give the accelerator back."""
@@ -97,8 +117,10 @@ def open_model(spec: ModelSpec, log: Log) -> Model:
     Raises: InvalidInput (unknown backend or decoder), BackendUnavailable, ModelUnavailable; each names the model.
     """
     try:
-        model = _load(spec, log)
-        model.warm_up()
+        with ExitStack() as undo:  # the worker lives on with its other models, so nothing of this one may stay
+            model = _load(spec, log, undo)
+            model.warm_up()
+            undo.pop_all()
     except WorkerError as error:
         raise type(error)(f"model {spec.name!r}: {error}") from error
     except Exception as error:  # noqa: BLE001 - vendors' libraries and users' decoders raise anything
@@ -117,13 +139,18 @@ def versions_of(models: Sequence[Model]) -> Dict[str, str]:
     return versions
 
 
-def _load(spec: ModelSpec, log: Log) -> Model:
+def _load(spec: ModelSpec, log: Log, undo: ExitStack) -> Model:
     backend = make_backend(spec.build.backend)
+    undo.callback(backend.close)
     if not backend.reads_pictures and spec.decoder != "none":
         raise ModelUnavailable(f"backend {spec.build.backend!r} looks at no picture, so its decoder must be 'none'")
-    decoder = make_decoder(spec)
+    decoder = DECODERS["none"] if _takes_files(backend) else make_decoder(spec)
     backend.load(spec)
     return Model(spec, backend, decoder, log)
+
+
+def _takes_files(backend: Backend) -> bool:
+    return getattr(backend, "takes_files", False)
 
 
 def _is_finite(output: np.ndarray) -> bool:

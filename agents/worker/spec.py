@@ -67,8 +67,9 @@ class BuildSpec:
 class ModelSpec:
     """One model on one worker.
 
-    directory: absolute. threads: CPU threads per inference. slot: 0-based number of this worker on its board (an NPU
-    core, where a board has several).
+    directory: absolute. anchors: of YOLOv5, one row per scale, width and height in turn, in input pixels; empty for
+    those it was published with. threads: CPU threads per inference. slot: 0-based number of this worker on its board
+    (an NPU core, where a board has several). cache_dir: where engines that are built on this board are kept.
     """
 
     name: str
@@ -80,8 +81,10 @@ class ModelSpec:
     iou_threshold: float
     max_detections: int
     build: BuildSpec
+    anchors: Tuple[Tuple[float, ...], ...] = ()
     threads: int = 1
     slot: int = 0
+    cache_dir: str = ""
 
     def __post_init__(self) -> None:
         for name in ("confidence_threshold", "iou_threshold"):
@@ -89,6 +92,8 @@ class ModelSpec:
                 raise InvalidInput(f"{name} must be 0..1, got {getattr(self, name)}")
         if self.max_detections < 1 or self.threads < 1:
             raise InvalidInput("max_detections and threads must be at least 1")
+        if any(not row or len(row) % 2 for row in self.anchors):
+            raise InvalidInput("each row of anchors must hold width and height in turn")
 
     def existing_file(self) -> str:
         """The absolute path of the build's file. Raises: ModelUnavailable if no file is there."""
@@ -119,35 +124,45 @@ def parse_configure(header: Mapping[str, Any]) -> Configure:
     interval_ms = int(header.get("heartbeat_interval_ms", 1000))
     if interval_ms < 1:
         raise InvalidInput(f"heartbeat_interval_ms must be at least 1, got {interval_ms}")
+    threads, slot = int(header.get("threads", 1)), int(header.get("slot", 0))
+    cache_dir = str(header.get("cache_dir") or default_cache_dir())
     return Configure(
-        models=tuple(parse_model(model, int(header.get("threads", 1)), int(header.get("slot", 0))) for model in models),
+        models=tuple(parse_model(model, threads, slot, cache_dir) for model in models),
         python_path=tuple(header.get("python_path", ())),
         heartbeat_interval_ms=interval_ms,
     )
 
 
-def parse_model(model: Mapping[str, Any], threads: int = 1, slot: int = 0) -> ModelSpec:
+def default_cache_dir() -> str:
+    """Where engines are kept if the daemon does not say: as the XDG base directories have it."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "edgesched")
+
+
+def parse_model(model: Mapping[str, Any], threads: int = 1, slot: int = 0, cache_dir: str = "") -> ModelSpec:
     """Read one model of a "configure" header. Raises: InvalidInput, as above."""
     name = model.get("name")
+    given = {"threads": threads, "slot": slot, "cache_dir": cache_dir or default_cache_dir()}
     try:
-        fields = _known(ModelSpec, model, given=("threads", "slot"))
+        fields = _known(ModelSpec, model)
         build = _known(BuildSpec, fields["build"])
         for key in ("mean", "std"):
             build[key] = tuple(float(value) for value in build[key])
         fields["build"] = BuildSpec(**build)
         fields["labels"] = tuple(fields["labels"])
-        return ModelSpec(**{**fields, "threads": threads, "slot": slot})
+        fields["anchors"] = tuple(tuple(map(float, row)) for row in fields.get("anchors", ()))
+        return ModelSpec(**{**fields, **given})
     except (TypeError, ValueError) as error:  # a string where a number should be
         raise InvalidInput(f"model {name!r} has a value of the wrong type: {error}") from error
     except InvalidInput as error:
         raise InvalidInput(f"model {name!r}: {error}") from error
 
 
-def _known(kind: type, raw: Mapping[str, Any], given: Sequence[str] = ()) -> Dict[str, Any]:
+def _known(kind: type, raw: Mapping[str, Any]) -> Dict[str, Any]:
     """The values of `raw` that the dataclass has fields for; InvalidInput if one without a default is missing."""
     found = {}
     for item in dataclasses.fields(kind):
-        optional = item.name in given or item.default_factory is not dataclasses.MISSING
+        optional = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
         if item.name in raw:
             found[item.name] = raw[item.name]
         elif not optional:

@@ -225,6 +225,51 @@ def test_several_models_in_one_worker(spec: dict[str, Any], tmp_path: Path) -> N
         assert (labels["nothing"]["detections"], labels["nothing"]["width"]) == ([], None)
 
 
+def test_a_model_that_cannot_be_loaded_is_left_out_and_the_others_work(spec: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "wild.py").write_text("def decode(outputs, model, geometry):\n    raise KeyError('wild')\n")
+    (tmp_path / "broken.onnx").write_bytes(b"this is no model")
+    wild = {**spec, "name": "wild", "decoder": "wild:decode"}
+    broken = {**spec, "name": "broken", "build": {**spec["build"], "file": "broken.onnx"}}
+    with running() as worker:
+        worker.configure(broken, spec, wild)
+        ready = worker.receive("ready", "log")
+        while ready["type"] == "log":
+            ready = worker.receive("ready", "log")
+        assert ready["models"] == ["shapes"]
+        assert list(ready["unavailable_models"]) == ["broken", "wild"]
+        assert "KeyError: 'wild'" in ready["unavailable_models"]["wild"]
+        worker.task(PICTURE)
+        worker.receive("started")
+        assert worker.receive("done")["detections"] == ITS_LABELS
+
+
+def test_without_any_model_the_worker_is_unavailable_and_names_each_reason(spec: dict[str, Any]) -> None:
+    gone = [{**spec, "name": name, "build": {**spec["build"], "file": f"{name}.onnx"}} for name in ("cats", "dogs")]
+    with running() as worker:
+        worker.configure(*gone)
+        reason = worker.receive("unavailable")["reason"]
+        assert "cats.onnx" in reason
+        assert "dogs.onnx" in reason
+        assert worker.ended() == (3, "")
+
+
+def test_a_task_that_was_not_begun_can_be_taken_back() -> None:
+    with running() as worker:
+        worker.configure(echo_spec())
+        worker.receive("ready")
+        worker.task(b"", model="nothing", attempt_id="current", min_service_ms=500.0)
+        assert worker.receive("started")["attempt_id"] == "current"
+        for _ in range(3):  # each one leaves room for the next
+            worker.task(b"", model="nothing", attempt_id="waiting")
+            worker.send("drop", attempt_id="waiting")
+            assert worker.receive("dropped")["attempt_id"] == "waiting"
+        worker.send("drop", attempt_id="current")  # too late: it is not answered
+        worker.task(b"", model="nothing", attempt_id="last")
+        assert worker.receive("done")["attempt_id"] == "current"
+        assert worker.receive("started")["attempt_id"] == "last"
+        assert worker.receive("done")["attempt_id"] == "last"
+
+
 def test_emulation_waits_and_counts_overruns() -> None:
     with running() as worker:
         worker.configure(echo_spec())

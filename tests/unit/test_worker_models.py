@@ -149,7 +149,7 @@ def test_echo_looks_at_nothing() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "told"),
     [
-        ({"backend": "cuda"}, InvalidInput, "backend 'cuda' is unknown: use one of echo, onnx"),
+        ({"backend": "cuda"}, InvalidInput, "backend 'cuda' is unknown: use one of acl, echo, exec, onnx"),
         ({"file": "gone.onnx"}, ModelUnavailable, r"there is no file .*gone\.onnx"),
         ({"file": "text.onnx"}, ModelUnavailable, r"cannot load .*text\.onnx"),
         ({"input_width": 32}, ModelUnavailable, r"takes tensor\(float\) of shape \(1, 3, 64, 64\), but model.toml"),

@@ -12,7 +12,7 @@ import agents.worker
 
 ROOT = Path(agents.worker.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-VENDORS = {"onnxruntime"}
+VENDORS = {"acl", "cuda", "onnxruntime", "rknnlite", "tensorrt"}
 NEWER_THAN_3_8 = {"tomllib", "graphlib", "zoneinfo"}
 
 

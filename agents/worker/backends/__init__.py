@@ -10,8 +10,20 @@ from ..errors import BackendUnavailable, InvalidInput
 from .base import Backend
 
 BACKENDS: Mapping[str, str] = {  # name -> module:class, the module relative to this package
+    "acl": ".acl:AclBackend",
     "echo": ".echo:EchoBackend",
+    "exec": ".programs:ExecBackend",
     "onnx": ".onnx:OnnxBackend",
+    "rknn": ".rknn:RknnBackend",
+    "tensorrt": ".tensorrt:TensorrtBackend",
+}
+
+SOURCES: Mapping[str, str] = {  # what a backend imports -> where it comes from, if not from a package of that name
+    "acl": "acl (pyACL, a part of Huawei's CANN; the agent also needs the environment that CANN's set_env.sh sets)",
+    "cuda": "cuda (the package cuda-python)",
+    "rknnlite": "rknnlite (the package rknn-toolkit-lite2)",
+    "tensorrt": "tensorrt (on a Jetson the apt package python3-libnvinfer, and an environment that was made with "
+    "--system-site-packages)",
 }
 
 
@@ -26,9 +38,9 @@ def make_backend(name: str) -> Backend:
     try:
         module = importlib.import_module(module_name, __package__)
     except (ImportError, OSError) as error:  # OSError: the package is there, its driver's library is not
-        package = getattr(error, "name", None) or "its driver"
+        package = (getattr(error, "name", None) or "its driver").split(".")[0]
         raise BackendUnavailable(
-            f"backend {name!r} needs {package}, which {sys.executable} cannot import ({error}): "
+            f"backend {name!r} needs {SOURCES.get(package, package)}, which {sys.executable} cannot import ({error}): "
             "install it for that interpreter, or name its directory in python_path"
         ) from error
     backend: Backend = getattr(module, class_name)()

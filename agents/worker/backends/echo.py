@@ -13,6 +13,7 @@ class EchoBackend:
     """Answers at once with no outputs; its models take the decoder "none" and need no file."""
 
     reads_pictures = False
+    takes_files = False
 
     def load(self, spec: ModelSpec) -> None:
         """Nothing to open."""

@@ -1,0 +1,129 @@
+"""What `edgesched model check` finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.worker.backends import BACKENDS, make_backend
+from agents.worker.errors import BackendUnavailable, WorkerError
+from agents.worker.model import open_model
+from agents.worker.spec import parse_model
+from edgesched.catalogue import DEFAULT_BUILD, Build, Model
+from edgesched.domain.device import BoardType
+
+ONNX = {"backend": "onnx", "options": {}}
+RKNN_MAGIC = b"RKNN"
+
+
+class State(StrEnum):
+    OK = "ok"
+    UNTRIED = "not tried"  # nothing wrong was seen, but only the board can tell
+    PROBLEM = "PROBLEM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """One `[builds.<name>]`. text: one sentence for people."""
+
+    name: str
+    backend: str
+    file: str
+    state: State
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What one kind of board would do with the model."""
+
+    board: BoardType
+    text: str
+
+
+def builds_of(model: Model) -> list[BuildReport]:
+    """Every build, tried where it can be."""
+    reports = []
+    for name, build in model.builds.items():
+        state, text = _examined(model, name, build)
+        reports.append(BuildReport(name=name, backend=build.backend, file=build.file, state=state, text=text))
+    return reports
+
+
+def uses_of(model: Model, directory: Path) -> Iterator[Use]:
+    """Which build each kind of board takes, and what would make it faster."""
+    for board in BoardType:
+        build = model.build_for(board)
+        if build is None:
+            text = f"cannot run it: there is neither [builds.{board}] nor [builds.{DEFAULT_BUILD}]"
+        elif build.lacks_file(model.directory):
+            text = f"cannot run it: {build.file} is missing"
+        elif board in model.builds:
+            text = f"uses [builds.{board}]"
+        else:
+            text = f"uses [builds.{DEFAULT_BUILD}]"
+            if board is not BoardType.GENERIC and build.backend == "onnx" and not build.options:
+                text += f", on its CPU; for its accelerator: edgesched model convert {directory} --board {board}"
+        yield Use(board=board, text=text)
+
+
+def _examined(model: Model, name: str, build: Build) -> tuple[State, str]:
+    if build.backend not in BACKENDS:
+        return State.PROBLEM, f"there is no backend {build.backend!r}: use one of {', '.join(sorted(BACKENDS))}"
+    if build.lacks_file(model.directory):
+        made = f"make it with `edgesched model convert {model.directory} --board {name}`, or "
+        return State.PROBLEM, f"there is no file {build.file}: {made if name in tuple(BoardType) else ''}copy it there"
+    if build.backend == "rknn" and not (model.directory / build.file).read_bytes().startswith(RKNN_MAGIC):
+        return State.PROBLEM, f"{build.file} is no RKNN file"
+    if build.backend == "exec":
+        return _examined_program(model, build)
+    try:
+        return State.OK, f"runs here: {_tried(model, build)}"
+    except BackendUnavailable as error:
+        return _examined_elsewhere(model, build, str(error))
+    except WorkerError as error:
+        return State.PROBLEM, str(error)
+
+
+def _examined_elsewhere(model: Model, build: Build, why: str) -> tuple[State, str]:
+    """A build whose driver is not here: its graph may still run on the CPU."""
+    if not build.file.endswith(".onnx"):
+        return State.UNTRIED, why
+    try:
+        fits = _tried(model, build.model_copy(update=ONNX))
+    except WorkerError as error:
+        return State.PROBLEM, str(error)
+    return State.UNTRIED, f"the graph is right: on this machine's CPU {fits}; but {why}"
+
+
+def _examined_program(model: Model, build: Build) -> tuple[State, str]:
+    backend = make_backend(build.backend)
+    try:
+        backend.load(parse_model(model.worker_spec(build)))
+    except WorkerError as error:
+        return State.PROBLEM, str(error)
+    finally:
+        backend.close()
+    command = build.options.get("start_cmd") or build.options.get("picture_cmd")
+    return State.UNTRIED, f"a program of your own, which is not run here: {command}"
+
+
+def _tried(model: Model, build: Build) -> str:
+    """Load it, run it on an empty picture, decode what comes out. Raises: WorkerError."""
+    spec = parse_model(model.worker_spec(build))
+    loaded = open_model(spec, _ignore)
+    try:
+        outputs = loaded.backend.infer(np.zeros(spec.build.input_shape, spec.build.dtype))
+    finally:
+        loaded.close()
+    shapes = ", ".join(str(tuple(output.shape)) for output in outputs) or "none"
+    return f"outputs {shapes} fit decoder {spec.decoder} and {len(spec.labels)} labels"
+
+
+def _ignore(level: str, event: str, fields: Any) -> None:
+    """The worker's log; what matters of it is in the exception."""
