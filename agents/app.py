@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,7 +26,7 @@ from agents.link import LinkMeter, LinkShaper
 from agents.models import worker_specs
 from agents.outbox import Outbox
 from agents.receive import AgentServicer, add_to
-from agents.registration import Registration
+from agents.registration import Registration, check_advertised, check_gateway_url
 from agents.result_sender import ResultSender
 from agents.supervisor import Supervisor
 from agents.worker_archive import pack_worker
@@ -52,6 +53,7 @@ async def serve(settings: AgentSettings, stop: asyncio.Event) -> None:
 
     Raises: StartupError if it cannot start, or if the gateway refuses this device.
     """
+    _check(settings)
     workspace = settings.workspace_dir
     remedy = "stop that agent, or give this one a --workspace of its own"
     with sole_user(workspace / "agent.lock", f"the workspace {workspace}", remedy):
@@ -91,7 +93,7 @@ class Agent:
             count=self._slots,
             memory_bytes=settings.worker_memory_bytes,
             on_finished=outbox.add,
-            on_change=self._look_at_health,
+            on_change=self._look_at_workers,
         )
         self._limits = Limits(
             models=frozenset(spec["name"] for spec in plan.models),
@@ -158,7 +160,8 @@ class Agent:
 
     async def _linked(self, port: int) -> None:
         if self._registration is None:
-            self._registration = self._new_registration(port)
+            labels = await asyncio.to_thread(self._board.labels)  # may ask a vendor's tool, within a bound
+            self._registration = self._new_registration(port, labels)
             announcing = True
         else:
             announcing = False
@@ -187,7 +190,7 @@ class Agent:
 
     # --- what is told of the board ---
 
-    def _new_registration(self, port: int) -> Registration:
+    def _new_registration(self, port: int, labels: Mapping[str, str]) -> Registration:
         device = DeviceRegistration(
             device_id=self._identity.device_id,
             board_type=self._board.board_type,
@@ -196,9 +199,10 @@ class Agent:
             agent_port=port,
             advertise=self._settings.advertise,
             profile=dataclasses.replace(self._board.profile, slots=self._slots),
-            models=self._limits.models,
+            models=self._models(),
             window_tasks=self._limits.window_tasks,
             window_bytes=self._limits.window_bytes,
+            labels=dict(labels),
             agent_version=__version__,
         )
         return Registration(
@@ -227,6 +231,7 @@ class Agent:
             outbox_count=self._outbox.count,
             simulated=tuple(name for name, is_on in simulated.items() if is_on),
             workers=self._supervisor.reports(),
+            unavailable_models=dict(self._supervisor.left_out),
         )
 
     def _busy_fraction(self) -> float | None:
@@ -237,7 +242,12 @@ class Agent:
             return None
         return min(1.0, max(0.0, (busy_s - before[1]) / ((now - before[0]) * self._slots)))
 
-    def _look_at_health(self) -> None:
+    def _models(self) -> frozenset[str]:
+        return self._limits.models.difference(self._supervisor.left_out)
+
+    def _look_at_workers(self) -> None:
+        if self._registration is not None:
+            self._registration.offer(self._models())
         reason = self._desk.unhealthy_reason
         if reason != self._health:
             self._health = reason
@@ -271,6 +281,17 @@ async def grpc_server(servicer: AgentServicer, host: str, port: int) -> AsyncIte
         await server.stop(None)
 
 
+def _check(settings: AgentSettings) -> None:
+    """Raises: StartupError for what can never work, before anything is started."""
+    check_gateway_url(settings.gateway_url)
+    if settings.advertise is not None:
+        check_advertised(settings.advertise)
+    if settings.python_bin is not None and shutil.which(settings.python_bin) is None:
+        raise StartupError(
+            f"--python-bin {settings.python_bin!r} is no program that can be run: give the path of a Python interpreter"
+        )
+
+
 def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
     """Raises: StartupError if a model cannot be read, or the workspace not be written."""
     try:
@@ -284,6 +305,7 @@ def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
         models=specs,
         threads=settings.threads_per_worker,
         python_path=settings.python_path,
+        cache_dir=str(settings.workspace_dir.resolve() / "cache"),
         min_service_ms=board.profile.service_ms if isinstance(board, EmulatedBoard) else None,
     )
 

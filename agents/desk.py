@@ -40,7 +40,7 @@ class Uplink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the board takes. `models`: those that it can run."""
+    """What the board takes. `models`: those that its workers are given; some may turn out not to load."""
 
     models: frozenset[str]
     window_tasks: int
@@ -70,6 +70,8 @@ class Desk:
             return f"the board cannot work: {self.unhealthy_reason}"
         if model not in self._limits.models:
             return f"this board cannot run model {model!r}"
+        if (why := self._supervisor.refusal(model)) is not None:
+            return why
         if tasks >= SLACK * self._limits.window_tasks:
             return f"the board is full: it holds {tasks} pictures"
         if tasks and used_bytes + size_bytes > SLACK * self._limits.window_bytes:

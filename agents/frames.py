@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgesched.domain.detection import Detection
@@ -30,23 +30,31 @@ LARGEST_INT32 = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """Every model is loaded and warm."""
+    """These models are loaded and warm; each of the others has its reason."""
 
     pid: int
     python: str
     versions: dict[str, str]
     models: tuple[str, ...]
+    unavailable_models: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unavailable:
-    """A model or its backend cannot run here; the worker ends."""
+    """No model can run here; the worker ends."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """The attempt was asked back and had not been begun. One that had been goes on as if nobody had asked."""
+
     attempt_id: str
 
 
@@ -115,12 +123,13 @@ class LogLine:
     fields: dict[str, Any]
 
 
-WorkerMessage = Ready | Unavailable | Started | Done | Failed | Pulse | LogLine
+WorkerMessage = Ready | Unavailable | Started | Dropped | Done | Failed | Pulse | LogLine
 
 _MESSAGES: Mapping[str, Wire[WorkerMessage]] = {
     "ready": Wire(Ready),
     "unavailable": Wire(Unavailable),
     "started": Wire(Started),
+    "dropped": Wire(Dropped),
     "done": Wire(Done),
     "failed": Wire(Failed),
     "heartbeat": Wire(Pulse),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 
 import aiohttp
+from yarl import URL
 
 from agents.http import Reply, call
 from agents.link import LinkMeter
@@ -33,6 +35,7 @@ LEAVE_TIMEOUT_S = 1.0
 MIN_HEARTBEAT_S = 0.1
 """Between two heartbeats, however often the board's health changes."""
 
+ADDRESS = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]+):(?P<port>[0-9]{1,5})")
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class Registration:
         self._devices_url = f"{gateway_url}{API_PREFIX}/devices"
         self._session = session
         self._device = device
+        self._told: DeviceRegistration | None = None  # what the gateway knows
         self._report = report
         self._meter = meter
         self._half_trip_s = half_trip_s
@@ -71,9 +75,15 @@ class Registration:
         Raises: StartupError if the gateway refuses this device for good.
         """
         while True:
-            if not self.registered.is_set():
+            if not self._is_known():
                 await self._register()
             await self._heartbeats()
+
+    def offer(self, models: frozenset[str]) -> None:
+        """Have the gateway know, soon, that the board runs these models."""
+        if models != self._device.models:
+            self._device = self._device.model_copy(update={"models": models})
+            self.hurry.set()
 
     async def leave(self) -> None:
         """Tell the gateway goodbye, if it is there to hear it."""
@@ -89,15 +99,21 @@ class Registration:
     def _url(self) -> str:
         return f"{self._devices_url}/{self._device.device_id}"
 
+    def _is_known(self) -> bool:
+        """Whether the gateway knows this device as it is now, as far as this side can tell."""
+        return self.registered.is_set() and self._told is self._device
+
     async def _register(self) -> None:
-        body = DEVICE_REGISTRATION.dump(self._device)
         failures = 0
         while True:
+            device = self._device
+            body = DEVICE_REGISTRATION.dump(device)
             try:
                 answer = await call(self._session, "POST", self._devices_url, body, timeout_s=CALL_TIMEOUT_S)
                 if answer.status >= 500:
                     raise PeerUnavailable(f"it answered {answer.status}: {_sentence(answer.body)}")
                 if self._is_registered(answer):
+                    self._told = device
                     return
                 pause_s = self._refused_pause_s
             except InvalidInput as error:
@@ -128,9 +144,9 @@ class Registration:
         return True
 
     async def _heartbeats(self) -> None:
-        """Until the gateway no longer knows the device."""
+        """Until the gateway no longer knows the device as it is."""
         failures = 0
-        while self.registered.is_set():
+        while self._is_known():
             self.hurry.clear()
             beat = HEARTBEAT.dump(await self._report())
             try:
@@ -168,6 +184,26 @@ class Registration:
         await asyncio.sleep(self._half_trip_s)
         self._meter.round_trip((time.perf_counter() - sent_at) * 1000.0)
         return answer
+
+
+def check_gateway_url(url: str) -> None:
+    """Raises: StartupError if nothing can ever be called there."""
+    try:
+        parsed = URL(url)
+        is_usable = parsed.scheme in ("http", "https") and bool(parsed.host) and bool(parsed.port)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise StartupError(
+            f"{url!r} is no URL of a gateway: give --master-url http://HOST:PORT, or --master-ip and --master-port"
+        )
+
+
+def check_advertised(address: str) -> None:
+    """Raises: StartupError if the task manager could never dial it."""
+    match = ADDRESS.fullmatch(address)
+    if match is None or not 1 <= int(match["port"]) <= 65535:
+        raise StartupError(f"--advertise {address!r} is no address: give HOST:PORT or [IPv6]:PORT")
 
 
 def _sentence(body: bytes) -> str:

@@ -25,7 +25,8 @@ MAX_BATCH_BYTES = 512 * 1024
 POSTS_IN_FLIGHT = 4
 POST_TIMEOUT_S = 15.0
 FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 5.0
+"""A receiver that is back, after however long, gets its labels within this time; asking more often gains little."""
 
 log = logging.getLogger(__name__)
 

@@ -44,6 +44,9 @@ class Supervisor:
         self._idle.set()
         self.settled = asyncio.Event()
         """Set once every worker has been ready, or has said why it cannot be."""
+        self.left_out: dict[str, str] = {}
+        """The planned models that no worker can run now, each with the reason; while the board can do no work at all,
+        as it was before."""
 
     async def run(self) -> None:
         """Until cancelled; then the workers are stopped."""
@@ -62,6 +65,11 @@ class Supervisor:
             return "no model in models_dir has a build that this board can run"
         troubles = [slot.trouble for slot in self._slots]
         return None if None in troubles else troubles[0]
+
+    def refusal(self, model: str) -> str | None:
+        """Why no worker can run this model, for people; None if one can."""
+        reason = self.left_out.get(model)
+        return None if reason is None else f"this board cannot run model {model!r}: {reason}"
 
     @property
     def held_count(self) -> int:
@@ -92,6 +100,7 @@ class Supervisor:
         if job is None or job.started_at is not None:
             return False
         self._forget(job)
+        self._ask_back(job)
         return True
 
     def hand_back(self, reason: str) -> None:
@@ -123,6 +132,7 @@ class Supervisor:
     def changed(self) -> None:
         if all(slot.state is not SlotState.STARTING for slot in self._slots):
             self.settled.set()
+        self._note_left_out()
         reason = self.unhealthy_reason
         if reason is not None and self._queue:
             self.hand_back(f"the board cannot work: {reason}")
@@ -132,12 +142,52 @@ class Supervisor:
     # --- inside ---
 
     def _hand_out(self) -> None:
-        """Give queued jobs to workers, idle ones first: only when all are busy does one get its next job early."""
-        while self._queue:
-            free = [slot for slot in self._slots if slot.has_room]
-            if not free:
-                return
-            min(free, key=lambda slot: len(slot.jobs)).give(self._queue.popleft())
+        """Give queued jobs to workers, idle ones first: only when all are busy does one get its next job early.
+
+        Of busy ones that with the newest job comes first: the other may hang. An idle worker that is left over gets
+        what waits behind another's job. A job that no worker can do any more is refused.
+        """
+        for job in list(self._queue):
+            if (why := self.refusal(job.assignment.model)) is not None:
+                self._finish(job, Failure(kind=FailureKind.REFUSED, message=why))
+                continue
+            free = [slot for slot in self._slots if slot.has_room and job.assignment.model not in slot.left_out]
+            if free:
+                self._queue.remove(job)
+                min(free, key=lambda slot: (len(slot.jobs), -slot.begun_at)).give(job)
+        self._ask_back_for_idle()
+
+    def _ask_back_for_idle(self) -> None:
+        idle = [slot for slot in self._slots if slot.is_idle]
+        wanted = len(idle) - sum(slot.is_asked for slot in self._slots)
+        for slot in sorted(self._slots, key=lambda slot: slot.begun_at):
+            waiting = slot.waiting
+            if wanted <= 0 or waiting is None:
+                continue
+            if any(waiting.assignment.model not in other.left_out for other in idle):
+                slot.ask_back(waiting)
+                wanted -= 1
+
+    def _ask_back(self, job: Job) -> None:
+        """Nobody waits for it any more: if it waits in a worker, it need not be done there."""
+        for slot in self._slots:
+            slot.ask_back(job)
+
+    def _note_left_out(self) -> None:
+        """Log a model once when it is lost, and once when it is back."""
+        able = [slot for slot in self._slots if slot.trouble is None]
+        if not able:
+            return
+        left_out = {
+            name: reason for name, reason in able[0].left_out.items() if all(name in slot.left_out for slot in able)
+        }
+        before, self.left_out = self.left_out, left_out
+        for name, reason in left_out.items():
+            if name not in before:
+                log.error("model.left_out", extra={"model": name, "reason": reason})
+        for name in before:
+            if name not in left_out:
+                log.info("model.back", extra={"model": name})
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         """Tell the outcome once; a job that was cancelled or has timed out before is not there any more."""
@@ -156,10 +206,11 @@ class Supervisor:
 
     def _expire(self, job: Job) -> None:
         if job.started_at is None:
-            # The picture is not to blame, so this must not count against it. A worker that has it already is not to
-            # blame either: it stays there, and its answer will be ignored.
+            # The picture is not to blame, so this must not count against it, and neither is a worker that has it
+            # already: it is told to forget it. If it has begun it by then, its answer will be ignored.
             why = "no worker was free in the time that was left"
             self._finish(job, Failure(kind=FailureKind.REFUSED, message=why))
+            self._ask_back(job)
             return
         why = "the worker had not finished when the attempt's time was over, so it was replaced"
         self._finish(job, Failure(kind=FailureKind.TIMED_OUT, message=why))

@@ -33,6 +33,7 @@ class Pace:
     down_pause_s: float = 60.0  # after crashes in a row: on a shelf nobody is there to restart the agent
     start_timeout_s: float = 600.0  # loading models may mean building an engine, which takes minutes on some boards
     memory_check_s: float = 2.0
+    late_after_s: float = 1.0  # and more than LATE_FACTOR times its usual time: then nothing waits behind a picture
 
 
 class WorkerProcess:

@@ -57,11 +57,12 @@ def command(
         str | None, typer.Option("--python-bin", metavar="FILE", help="The workers' interpreter. [default: this one]")
     ] = None,
     disconnect: Annotated[
-        float | None, typer.Option("--disconnect", metavar="SECONDS", help="Test: cut all links after this, silently.")
+        float | None,
+        typer.Option("--disconnect", metavar="SECONDS", help="Test: every so often, cut all links, silently."),
     ] = None,
     reconnect: Annotated[
         float | None,
-        typer.Option("--reconnect", metavar="SECONDS", help="Test: restore them after this. [default: 20]"),
+        typer.Option("--reconnect", metavar="SECONDS", help="Test: restore them each time after this. [default: 20]"),
     ] = None,
     bandwidth_fluctuate: Annotated[
         bool | None,
@@ -72,12 +73,19 @@ def command(
             help="Test: throttle the incoming link, 50-500 Mbit/s.",
         ),
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Show what board this is and what its sensors say, and end.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --probe: for scripts.")] = False,
     config: options.Config = None,
     log_dir: options.LogDir = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
 ) -> None:
     """Be one board: take pictures from the task manager, label them, deliver the labels."""
+    if probe or as_json:
+        return _probe(device, emulate, config, is_asked_for=probe, as_json=as_json)
+
     from agents.app import serve
     from edgesched import process
     from edgesched.settings import AgentSettings
@@ -111,3 +119,21 @@ def command(
             "log_format": log_format,
         },
     )
+
+
+def _probe(device: str | None, emulate: str | None, config: Path | None, *, is_asked_for: bool, as_json: bool) -> None:
+    from agents.boards.probe import probe
+    from edgesched.errors import StartupError
+    from edgesched.process import fail
+    from edgesched.settings import AgentSettings, load
+
+    if not is_asked_for:
+        fail("--json goes with --probe")
+    if emulate is not None:
+        fail("--probe looks at the real board: leave --emulate away")
+    try:
+        settings = load(AgentSettings, config=config, flags={"device": device}).settings
+        report = probe(settings.device)
+    except StartupError as error:
+        fail(str(error))
+    print(report.as_json() if as_json else report.as_text())

@@ -212,3 +212,7 @@ def test_pauses_grow_up_to_a_bound_and_vary() -> None:
     assert FIRST_PAUSE_S / 2 <= pause_s(1) <= FIRST_PAUSE_S
     assert all(LONGEST_PAUSE_S / 2 <= pause_s(failures) <= LONGEST_PAUSE_S for failures in (10, 100, 10_000))
     assert len({pause_s(5) for _ in range(10)}) > 1
+
+
+def test_a_receiver_that_was_away_for_hours_is_served_within_seconds_of_its_return() -> None:
+    assert max(pause_s(10_000) for _ in range(1_000)) <= 5.0

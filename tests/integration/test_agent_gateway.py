@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -14,10 +15,11 @@ import pytest
 
 from agents.boards.emulated import EMULATED_PROFILES, EmulatedBoard
 from agents.link import LinkMeter
-from agents.registration import Registration
+from agents.registration import Registration, check_advertised, check_gateway_url
 from edgesched.domain.device import BoardType, DeviceProfile, Telemetry
 from edgesched.errors import StartupError
 from edgesched.rest import DeviceRegistration, Heartbeat
+from edgesched.v1 import types_pb2 as types
 from tests.support.agent_parts import WITHIN_S, FakeGateway, fake_plan, listening, logged, running_agent
 
 DEVICE = DeviceRegistration(
@@ -69,6 +71,38 @@ async def test_a_board_tells_what_it_is(tmp_path: Path) -> None:
         assert 0.0 <= beat["telemetry"]["xpu_used_fraction"] <= 1.0
         assert beat["telemetry"]["link_latency_ms"] > 0.0
         assert beat["telemetry"]["link_bandwidth_mbps"] is None  # nothing was transferred yet
+
+
+async def test_a_model_that_cannot_be_loaded_is_not_offered_and_its_reason_is_told(tmp_path: Path) -> None:
+    plan = replace(fake_plan(), models=({"name": "shapes"}, {"name": "broken-1"}))
+    async with running_agent(tmp_path, plan=plan) as agent, agent.connected() as master:
+        assert agent.gateway.registrations[0]["models"] == ["shapes"]
+        beat = await agent.gateway.beat()
+        assert beat["unavailable_models"] == {"broken-1": "broken-1 is out of order"}
+        assert beat["unhealthy_reason"] is None
+        await master.next("hello")
+        await master.dispatch("a1", model="broken-1")
+        failure = (await master.next("outcome")).failure
+        assert failure.kind == types.FAILURE_KIND_REFUSED
+        assert "broken-1 is out of order" in failure.message
+
+
+async def test_it_registers_again_when_it_can_run_other_models_than_before(tmp_path: Path) -> None:
+    models = ({"name": "shapes"}, {"name": "broken-1", "directory": str(tmp_path)})
+    plan = replace(fake_plan(), models=models)
+    async with running_agent(tmp_path, plan=plan) as agent, agent.connected() as master:
+        assert agent.gateway.registrations[0]["models"] == ["shapes"]
+        await master.next("hello")
+        while (await agent.gateway.beat())["unhealthy_reason"] is not None:
+            pass
+        (tmp_path / "repaired").touch()
+        agent.gateway.registered.clear()
+        await master.dispatch("a1", "exit 9")  # the next worker finds the model repaired
+        await agent.gateway.address()
+        assert sorted(agent.gateway.registrations[-1]["models"]) == ["broken-1", "shapes"]
+        while (await agent.gateway.beat())["unavailable_models"]:
+            pass
+    assert agent.gateway.left == [f"board-1 {agent.gateway.registrations[0]['boot_id']}"]
 
 
 async def test_it_leaves_when_it_is_stopped(tmp_path: Path) -> None:
@@ -134,10 +168,26 @@ async def test_an_agent_that_cannot_be_reached_says_so_and_tries_again(caplog: p
     assert "--advertise" in vars(refused)["reason"]
 
 
-async def test_a_url_that_is_no_url_ends_the_agent() -> None:
-    async with registering("gateway") as (_, task, _):
-        with pytest.raises(StartupError, match="--master-url"):
-            await asyncio.wait_for(task, WITHIN_S)
+@pytest.mark.parametrize("url", ["gateway", "gateway:6666", "htp:/foo", "http://", "http://h:99999", "ftp://h"])
+def test_a_gateway_url_that_can_never_be_called_is_refused(url: str) -> None:
+    with pytest.raises(StartupError, match="--master-url"):
+        check_gateway_url(url)
+
+
+@pytest.mark.parametrize("url", ["http://h", "https://h.example/edge", "http://127.0.0.1:6666", "http://[::1]:6666"])
+def test_a_gateway_url_that_may_be_there_is_taken(url: str) -> None:
+    check_gateway_url(url)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "nowhere:", ":20810", "h:0", "h:65536", "h:x", "::1:5", "[::1]"])
+def test_an_address_that_nobody_can_dial_is_not_advertised(address: str) -> None:
+    with pytest.raises(StartupError, match="--advertise"):
+        check_advertised(address)
+
+
+@pytest.mark.parametrize("address", ["board:20810", "10.0.0.7:1", "[fe80::1]:65535"])
+def test_an_address_that_may_be_dialled_is_advertised(address: str) -> None:
+    check_advertised(address)
 
 
 async def test_links_are_cut_without_a_goodbye_and_restored(tmp_path: Path) -> None:

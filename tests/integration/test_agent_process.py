@@ -155,6 +155,31 @@ async def test_a_real_picture_is_labelled_by_a_model_of_ones_own_on_an_emulated_
             assert (await master.next("outcome")).failure.kind == types.FAILURE_KIND_INVALID_INPUT
 
 
+async def test_one_bad_model_does_not_take_the_board_out_of_service(tmp_path: Path) -> None:
+    gateway = FakeGateway()
+    build = ['file = "model.onnx"', f"input_width = {SIZE}", f"input_height = {SIZE}"]
+    wild = write_model(tmp_path, "wild", build, decoder="wild:decode")
+    bright_box_graph(wild / "model.onnx", "yolov8")
+    (wild / "wild.py").write_text("def decode(outputs, model, geometry):\n    raise KeyError('wild')\n")
+    broken = write_model(tmp_path, "broken", build, decoder="yolov8")
+    (broken / "model.onnx").write_bytes(b"this is no model")
+    write_echo_model(tmp_path)
+    async with listening(gateway.app()) as gateway_url, started(tmp_path, gateway_url) as agent:
+        await agent.ready()
+        assert "nothing" in gateway.registrations[-1]["models"]
+        assert not {"wild", "broken"} & set(gateway.registrations[-1]["models"])
+        assert set((await gateway.beat())["unavailable_models"]) == {"wild", "broken"}
+        async with Master.connected(agent.address) as master:
+            await master.next("hello")
+            await master.dispatch("a1", model="wild")
+            failure = (await master.next("outcome")).failure
+            assert failure.kind == types.FAILURE_KIND_REFUSED
+            assert "KeyError: 'wild'" in failure.message
+            await master.dispatch("a2", model="nothing")
+            await master.next("accepted")
+            assert (await master.next("outcome")).HasField("result")
+
+
 async def test_what_keeps_an_agent_from_starting_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     gateway = FakeGateway()
     with socket.socket() as taken:
@@ -167,12 +192,16 @@ async def test_what_keeps_an_agent_from_starting_is_one_sentence_and_exit_code_2
                 (["--emulate", "toaster"], "atlas, rk3588, orin"),
                 (["--device", "toaster"], "generic"),
                 (["--device-id", "a b"], "--device-id"),
+                (["--python-bin", "/bin/nosuch"], "--python-bin"),
+                (["--master-url", "htp:/foo"], "--master-url"),
+                (["--advertise", "nowhere"], "--advertise"),
             ):
                 async with started(tmp_path, url, "--backend", "echo", *flags) as agent:
                     code, errors = await agent.ended()
                     assert code == 2, errors
                     assert expected in errors
                     assert "Traceback" not in errors
+                    assert "worker" not in errors.partition("edgesched:")[0], "no worker was started for nothing"
 
 
 async def test_a_device_id_in_use_and_a_workspace_in_use_end_it_with_the_reason(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -23,13 +24,13 @@ from tests.support.agent_parts import WITHIN_S, fake_plan, logged
 GIB = 1 << 30
 
 
-def job(attempt: str, text: str = "label", *, remaining_s: float = 60.0) -> Job:
+def job(attempt: str, text: str = "label", *, remaining_s: float = 60.0, model: str = "shapes") -> Job:
     now = asyncio.get_running_loop().time()
     assignment = Assignment(
         ledger_id="ledger",
         task_id=TaskId(f"task-{attempt}"),
         attempt_id=AttemptId(attempt),
-        model="shapes",
+        model=model,
         file_name=f"{attempt}.jpg",
         receiver_url=None,
     )
@@ -63,6 +64,10 @@ class Board:
         assert assignment.attempt_id not in self.outcomes, "an attempt has one outcome"
         self.outcomes[assignment.attempt_id] = outcome
         self._changed.set()
+
+    async def changed(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         async with asyncio.timeout(WITHIN_S):
@@ -129,6 +134,71 @@ async def test_pictures_go_to_idle_workers_before_any_worker_gets_its_next_one(t
         gate.touch()
         for i in range(6):
             await board.labels(f"a{i}")
+
+
+async def test_a_picture_does_not_wait_behind_a_hung_one_while_another_worker_is_idle(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with running(fake_plan(late_after_s=600.0), workers=3) as board:
+        board.supervisor.submit(job("hung", "hang"))
+        for name in ("b", "c"):
+            board.supervisor.submit(job(name, f"wait {gate}"))
+        for i in range(3):  # each worker gets its next one early, the hung one too
+            board.supervisor.submit(job(f"next{i}", f"wait {gate}"))
+        await board.until(lambda: all(r.state == "busy" for r in board.supervisor.reports()))
+        gate.touch()
+        for name in ("b", "c", "next0", "next1", "next2"):
+            await board.labels(name)
+        assert [a.attempt_id for a in board.supervisor.held()] == ["hung"]
+        assert [report.restarts for report in board.supervisor.reports()] == [0, 0, 0]
+
+
+async def test_a_picture_that_waits_behind_a_slow_one_is_not_overtaken_for_ever() -> None:
+    """The other worker never gets idle: what waits is taken back because the worker is late."""
+    async with running(fake_plan(late_after_s=0.1), workers=2) as board:
+        board.supervisor.submit(job("hung", "hang"))
+        board.supervisor.submit(job("busy", "slow 0.02"))
+        board.supervisor.submit(job("waits", "slow 0.02"))
+        board.supervisor.submit(job("more", "slow 0.02"))
+        sent = 0
+        async with asyncio.timeout(WITHIN_S):
+            while not {"waits", "more"} <= board.outcomes.keys():
+                while board.supervisor.held_count < 6:
+                    board.supervisor.submit(job(f"stream{sent}", "slow 0.02"))
+                    sent += 1
+                await board.changed()
+        for name in ("waits", "more"):
+            await board.labels(name)
+
+
+async def test_what_is_cancelled_while_it_waits_in_a_worker_is_not_done_there(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with running() as board:
+        board.supervisor.submit(job("running", f"wait {gate}"))
+        board.supervisor.submit(job("prefetched", "exit 9"))
+        await board.until(lambda: board.supervisor.reports()[0].state == "busy")
+        assert board.supervisor.cancel(AttemptId("prefetched"))
+        gate.touch()
+        await board.labels("running")
+        board.supervisor.submit(job("last"))
+        await board.labels("last")
+        assert board.supervisor.reports()[0].restarts == 0
+
+
+async def test_a_model_that_no_worker_can_load_is_left_out_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    models = ({"name": "shapes"}, {"name": "broken-1"})
+    async with running(replace(fake_plan(), models=models), workers=2) as board:
+        await board.until(lambda: all(r.state == "ready" for r in board.supervisor.reports()))
+        assert board.supervisor.unhealthy_reason is None
+        assert board.supervisor.left_out == {"broken-1": "broken-1 is out of order"}
+        (told,) = [record for record in caplog.records if record.message == "model.left_out"]
+        assert told.levelno == logging.ERROR
+        assert vars(told)["reason"] == "broken-1 is out of order"
+        board.supervisor.submit(job("bad", model="broken-1"))
+        failure = await board.failure("bad")
+        assert failure.kind is FailureKind.REFUSED
+        assert "broken-1 is out of order" in failure.message
+        board.supervisor.submit(job("good"))
+        await board.labels("good")
 
 
 async def test_a_crash_costs_one_attempt_and_the_prefetched_one_survives() -> None:

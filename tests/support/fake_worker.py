@@ -13,6 +13,9 @@
     stranger       answers for an attempt that it was never given
     eat            takes 200 MB of memory, then never answers
 
+A model whose name starts with "broken" is left out, until there is a file `repaired` in its directory. A picture that
+was not begun is given back on "drop".
+
 Started with `--mode`: ready (the default), unavailable, crash (at once), mute (never gets ready), deaf (ignores "stop"
 and SIGTERM).
 """
@@ -29,7 +32,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 PREFIX = struct.Struct("<II")
@@ -96,6 +98,10 @@ def perform(sock: socket.socket, attempt_id: str, text: str) -> None:
     done(sock, attempt_id, text)
 
 
+def is_broken(model: dict[str, Any]) -> bool:
+    return model["name"].startswith("broken") and not Path(model.get("directory", "/"), "repaired").exists()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
@@ -114,21 +120,43 @@ def main() -> None:
         time.sleep(NEVER_S)
     if arguments.mode == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    names = [model["name"] for model in header["models"]]
-    say(sock, type="ready", pid=os.getpid(), python="3", versions={"fake": "1"}, models=names)
-    inbox: Queue[tuple[str, str]] = Queue()
+    models = header["models"]
+    broken = {m["name"]: f"{m['name']} is out of order" for m in models if is_broken(m)}
+    whole = [m["name"] for m in models if m["name"] not in broken]
+    say(
+        sock,
+        type="ready",
+        pid=os.getpid(),
+        python="3",
+        versions={"fake": "1"},
+        models=whole,
+        unavailable_models=broken,
+    )
+    inbox: list[tuple[str, str]] = []
+    changed = threading.Condition()
 
     def fill() -> None:
         while True:
             header, body = read_frame(file)
             if header["type"] == "stop" and arguments.mode != "deaf":
                 os._exit(0)
-            if header["type"] == "task":
-                inbox.put((header["attempt_id"], body.decode()))
+            with changed:
+                if header["type"] == "task":
+                    inbox.append((header["attempt_id"], body.decode()))
+                    changed.notify()
+                elif header["type"] == "drop":
+                    kept = [task for task in inbox if task[0] != header["attempt_id"]]
+                    was_there, inbox[:] = len(kept) < len(inbox), kept
+                    if was_there:
+                        say(sock, type="dropped", attempt_id=header["attempt_id"])
 
     threading.Thread(target=fill, daemon=True).start()
     while True:
-        perform(sock, *inbox.get())
+        with changed:
+            while not inbox:
+                changed.wait()
+            task = inbox.pop(0)
+        perform(sock, *task)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from agents.frames import (
     MAX_HEADER_BYTES,
     PREFIX,
     Done,
+    Dropped,
     Failed,
     FrameReader,
     LogLine,
@@ -51,6 +52,9 @@ def test_every_message_is_understood() -> None:
     assert read(type="ready", pid=5, python="3.8", versions={"numpy": "1"}, models=["a"]) == Ready(
         pid=5, python="3.8", versions={"numpy": "1"}, models=("a",)
     )
+    partly = read(type="ready", pid=5, python="3", versions={}, models=["a"], unavailable_models={"b": "its file"})
+    assert partly.unavailable_models == {"b": "its file"}
+    assert read(type="dropped", attempt_id="a1") == Dropped(attempt_id="a1")
     assert read(type="unavailable", reason="no driver") == Unavailable(reason="no driver")
     assert read(type="started", attempt_id="a1") == Started(attempt_id="a1")
     assert read(type="heartbeat") == Pulse()
