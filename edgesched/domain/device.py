@@ -91,4 +91,6 @@ class Device:
     telemetry: Telemetry = field(default_factory=Telemetry)
     last_heartbeat_age_ms: float = 0.0
     outbox_count: int = 0  # finished on the board, not yet settled with the task manager
+    is_cordoned: bool = False  # an operator wants it to get no new work
+    is_draining: bool = False  # the same, and it will leave once its work is done
     labels: Mapping[str, str] = field(default_factory=dict)

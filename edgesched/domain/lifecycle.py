@@ -30,6 +30,8 @@ class Event(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     RETRY = "retry"  # a person replays a dead letter
+    ABANDONED = "abandoned"  # a person gives up delivering labels that no receiver takes
+    PICTURE_LOST = "picture_lost"  # the picture is not there any more, or not as it was sent: nobody can label it
 
 
 S, E = State, Event
@@ -61,6 +63,15 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (S.DISPATCHED, E.CANCELLED): S.CANCELLED,
     (S.RUNNING, E.CANCELLED): S.CANCELLED,
     (S.FAILED, E.RETRY): S.QUEUED,
+    (S.DONE, E.ABANDONED): S.DONE,  # the task forgets its receiver, and so DONE is the end of its life
+    (S.QUEUED, E.PICTURE_LOST): S.FAILED,
+    (S.DISPATCHED, E.PICTURE_LOST): S.FAILED,  # a board that has it may still answer: late labels are still labels
+    (S.RUNNING, E.PICTURE_LOST): S.FAILED,
+    (S.FAILED, E.PICTURE_LOST): S.FAILED,  # it cannot be replayed any more
+    (S.DONE, E.PICTURE_LOST): S.DONE,  # whoever has labels, or wants none, needs no picture: nobody may look for it
+    (S.DELIVERED, E.PICTURE_LOST): S.DELIVERED,
+    (S.EXPIRED, E.PICTURE_LOST): S.EXPIRED,
+    (S.CANCELLED, E.PICTURE_LOST): S.CANCELLED,
 }
 
 OPEN_STATES = frozenset({S.QUEUED, S.DISPATCHED, S.RUNNING})

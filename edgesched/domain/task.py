@@ -155,3 +155,42 @@ class TaskDetails:
 
 
 TaskCounts = Mapping[State, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One picture as a client sends it, not yet checked."""
+
+    model: str
+    file_name: str
+    image: bytes
+    client_id: str
+    submission_key: str
+    receiver_url: str | None
+    remaining_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What clients may know of a model of the catalogue."""
+
+    name: str
+    version: str
+    description: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStats:
+    """How much there is to do, and how the ledger keeps up."""
+
+    counts: TaskCounts
+    next_in_line: Mapping[str, int]  # model -> queued tasks that the dispatcher looks at; the others wait behind them
+    open_bytes: int  # pictures of open tasks
+    undelivered: int  # tasks with labels that their receiver has not taken; counted up to MAX_COUNTED_UNDELIVERED
+    oldest_undelivered_ms: float | None  # since it had its labels; None if there is none
+    commits: int  # of task events, since the task manager started
+    commit_ms: float  # that all of them took
+
+
+MAX_COUNTED_UNDELIVERED = 1_000

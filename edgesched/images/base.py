@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgesched.domain.task import ImageRef
+from edgesched.errors import StorageFailed
 
 NowMs = Callable[[], int]
 """Reads the store's clock: wall milliseconds since 1970."""
@@ -21,6 +22,10 @@ class StoredImage:
     age_ms: float  # since it was stored
 
 
+class PictureDamaged(StorageFailed):
+    """One picture is not there as it was stored. It is lost, and the others are none the worse for it."""
+
+
 class ImageStore(Protocol):
     async def put_many(self, images: Sequence[bytes]) -> Sequence[ImageRef]:
         """Store pictures; durable when it returns. One sync for all, and for whatever else was put meanwhile.
@@ -30,7 +35,7 @@ class ImageStore(Protocol):
         ...
 
     async def read(self, ref: ImageRef) -> bytes:
-        """The picture. Raises: NotKnown if it was released; StorageFailed if its checksum does not match."""
+        """The picture. Raises: NotKnown if it was released; PictureDamaged if it is not there as it was stored."""
         ...
 
     async def release(self, refs: Collection[ImageRef]) -> None:

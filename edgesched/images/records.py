@@ -10,7 +10,7 @@ import ctypes
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from edgesched.domain.task import ImageRef
 from edgesched.errors import StorageFailed
 
 MAGIC = b"ESI1"
+RELEASED = b"ESI0"
+"""Takes the magic's place when a picture is released: whoever looks at the file later knows that nobody misses it."""
 HEADER = struct.Struct("<4sIIq")  # magic, length, CRC-32 of the picture, stored at (wall milliseconds since 1970)
 
 _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
@@ -47,6 +49,7 @@ class Header:
     length: int
     crc32: int
     stored_at_ms: int
+    is_released: bool
 
 
 def place_of(ref: ImageRef) -> Place:
@@ -76,14 +79,9 @@ def records(images: Sequence[bytes], stored_at_ms: int) -> list[bytes]:
 
 
 def read_header(fd: int, offset: int) -> Header | None:
-    """None if no record begins there, or the file ends before it does."""
-    raw = os.pread(fd, HEADER.size, offset)
-    if len(raw) < HEADER.size:
-        return None
-    magic, length, crc32, stored_at_ms = HEADER.unpack(raw)
-    if magic != MAGIC or offset + HEADER.size + length > os.fstat(fd).st_size:
-        return None
-    return Header(length, crc32, stored_at_ms)
+    """None if no record begins there, it was released, or the file ends before it does."""
+    header = _any_header(fd, offset)
+    return None if header is None or header.is_released else header
 
 
 def read_picture(fd: int, place: Place) -> bytes | None:
@@ -95,37 +93,62 @@ def read_picture(fd: int, place: Place) -> bytes | None:
     return picture if zlib.crc32(picture) == header.crc32 else None
 
 
-def count_records(fd: int, known: Sequence[Place]) -> int:
-    """How many records are there. Where the chain is broken, by a torn write or a freed gap, go on at a known one."""
+def unreleased(fd: int, number: int, known: Sequence[Place]) -> Iterator[tuple[Place, Header]]:
+    """The records of segment `number` that were not released.
+
+    known: where the chain is broken, by a torn write say, go on at the next one of these.
+    """
     known_offsets = sorted(place.offset for place in known)
-    count = position = 0
+    position = 0
     while True:
-        header = read_header(fd, position)
+        header = _any_header(fd, position)
         if header is not None:
-            count += 1
-            position += HEADER.size + header.length
+            place = Place(number, position, header.length)
+            if not header.is_released:
+                yield place, header
+            position = place.end
             continue
         later = bisect.bisect_right(known_offsets, position)
         if later == len(known_offsets):
-            return count
+            return
         position = known_offsets[later]
+
+
+def mark_released(fd: int, places: Sequence[Place]) -> None:
+    """Not synced: after a power cut the next start finds out by itself. What lies behind a cut is left alone."""
+    size = os.fstat(fd).st_size
+    for place in places:
+        if place.end <= size:
+            os.pwrite(fd, RELEASED, place.offset)
 
 
 def free_all_but(fd: int, kept: Sequence[Place]) -> None:
     """Give the disk space between the kept records back. The file keeps its length, so that they stay where they are.
 
-    Without it one dead letter would hold a whole segment for as long as dead letters are kept. Best effort: a file
-    system that cannot do it (EOPNOTSUPP) gives the space back when the whole segment goes.
+    Without it one dead letter would hold a whole segment for as long as dead letters are kept. Each gap becomes one
+    released record, so that whoever follows the chain gets over it. Best effort: a file system that cannot do it
+    (EOPNOTSUPP) gives the space back when the whole segment goes.
     """
-    if _fallocate is None:
-        return
     position = 0
     ordered = sorted((place.offset, place.end) for place in kept)
     for begin, end in [*ordered, (os.fstat(fd).st_size, 0)]:
-        if begin > position:
-            length = ctypes.c_longlong(begin - position)
-            _fallocate(fd, _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE, ctypes.c_longlong(position), length)
+        hole = position + HEADER.size
+        if begin >= hole:
+            os.pwrite(fd, HEADER.pack(RELEASED, begin - hole, 0, 0), position)
+            if _fallocate is not None and begin > hole:
+                length = ctypes.c_longlong(begin - hole)
+                _fallocate(fd, _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE, ctypes.c_longlong(hole), length)
         position = end
+
+
+def _any_header(fd: int, offset: int) -> Header | None:
+    raw = os.pread(fd, HEADER.size, offset)
+    if len(raw) < HEADER.size:
+        return None
+    magic, length, crc32, stored_at_ms = HEADER.unpack(raw)
+    if magic not in (MAGIC, RELEASED) or offset + HEADER.size + length > os.fstat(fd).st_size:
+        return None
+    return Header(length, crc32, stored_at_ms, is_released=magic == RELEASED)
 
 
 def sync_directory(directory: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,18 +15,10 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from edgesched.domain.task import ImageRef
-from edgesched.errors import Conflict, NotKnown, Overloaded, StartupError, StorageFailed
-from edgesched.images.base import NowMs, StoredImage
-from edgesched.images.records import (
-    Place,
-    count_records,
-    free_all_but,
-    place_of,
-    read_header,
-    read_picture,
-    segment_numbers,
-    segment_path,
-)
+from edgesched.errors import Conflict, NotKnown, Overloaded, StorageFailed
+from edgesched.images import segment_files
+from edgesched.images.base import NowMs, PictureDamaged, StoredImage
+from edgesched.images.records import Place, place_of
 from edgesched.images.segment_writer import Disk, SegmentWriter
 
 log = logging.getLogger(__name__)
@@ -101,7 +91,7 @@ class SegmentImageStore:
         segment_bytes: a segment that has grown to this gets no more pictures.
         Raises: StartupError if the directory cannot be made or listed.
         """
-        numbers = await asyncio.to_thread(_prepare, directory)
+        numbers = await asyncio.to_thread(segment_files.prepare, directory)
         writer = SegmentWriter(
             directory,
             disk or Disk(),
@@ -145,12 +135,12 @@ class SegmentImageStore:
             raise NotKnown(f"picture {ref} is not stored any more")
         async with self._room_to_read:
             loop = asyncio.get_running_loop()
-            picture = await loop.run_in_executor(self._reading, _read, self._directory, place_of(ref))
+            picture = await loop.run_in_executor(self._reading, segment_files.read, self._directory, place_of(ref))
         if picture is not None:
             return picture
         if not self._is_live(ref):  # released while it was being read
             raise NotKnown(f"picture {ref} is not stored any more")
-        raise StorageFailed(f"picture {ref} in {self._directory} is not there as it was stored")
+        raise PictureDamaged(f"picture {ref} in {self._directory} is not there as it was stored")
 
     async def release(self, refs: Collection[ImageRef]) -> None:
         """Unknown references are ignored, and so is a second release."""
@@ -170,7 +160,7 @@ class SegmentImageStore:
             place = place_of(ref)
             places[place.segment].append(place)
         loop = asyncio.get_running_loop()
-        others = await loop.run_in_executor(self._thread, _recover, self._directory, places)
+        others = await loop.run_in_executor(self._thread, segment_files.recover, self._directory, places)
         self._segments = {
             number: _Segment(live={place.ref for place in kept}) for number, kept in places.items() if kept
         }
@@ -178,7 +168,7 @@ class SegmentImageStore:
 
     async def inventory(self) -> Sequence[StoredImage]:
         live = {number: list(segment.live) for number, segment in self._segments.items()}
-        look = partial(_inventory, self._directory, live, self._now_ms())
+        look = partial(segment_files.inventory, self._directory, live, self._now_ms())
         return await asyncio.get_running_loop().run_in_executor(self._reading, look)
 
     async def _close(self) -> None:
@@ -219,10 +209,10 @@ class SegmentImageStore:
                     answer.set_result(mine)
         else:
             self._refuse(group, error)
-        changed = self._drop(unwanted)
+        released = self._drop(unwanted)
         if ended is not None:
-            changed.add(ended)
-        self._give_back(changed)
+            released.setdefault(ended, [])
+        self._give_back(released)
         self._start_group()
 
     def _refuse(self, group: Sequence[_Put], error: BaseException) -> None:
@@ -245,38 +235,41 @@ class SegmentImageStore:
         for ref in refs:
             self._segments.setdefault(_segment_of(ref), _Segment()).live.add(ref)
 
-    def _drop(self, refs: Iterable[ImageRef]) -> set[int]:
-        """Forget pictures. Returns the segments that had them."""
-        changed: set[int] = set()
+    def _drop(self, refs: Iterable[ImageRef]) -> dict[int, list[Place]]:
+        """Forget pictures. Returns where they are, by segment."""
+        released: dict[int, list[Place]] = {}
         for ref in refs:
             number = _segment_of(ref)
             segment = self._segments.get(number)
             if segment is not None and ref in segment.live:
+                place = place_of(ref)
                 segment.live.remove(ref)
-                segment.dead_bytes += place_of(ref).length
-                changed.add(number)
-        return changed
+                segment.dead_bytes += place.length
+                released.setdefault(number, []).append(place)
+        return released
 
-    def _give_back(self, changed: Iterable[int]) -> asyncio.Future[None] | None:
-        """Have the thread delete segments that nobody needs, and free the gaps of those that few need.
+    def _give_back(self, released: dict[int, list[Place]]) -> asyncio.Future[None] | None:
+        """Have the thread mark what went, delete segments that nobody needs, and free the gaps of those that few need.
 
         None: there is nothing to do.
         """
         empty: list[int] = []
         sparse: dict[int, list[Place]] = {}
-        for number in changed:
+        for number in tuple(released):
             segment = self._segments.get(number)
             if segment is None or number == self._current:
                 continue
             if not segment.live:
-                del self._segments[number]
+                del self._segments[number], released[number]
                 empty.append(number)
             elif segment.dead_bytes >= self._segment_bytes * FREE_WHEN_DEAD_FRACTION:
                 segment.dead_bytes = 0
                 sparse[number] = [place_of(ref) for ref in segment.live]
-        if not empty and not sparse:
+        if not empty and not sparse and not any(released.values()):
             return None
-        return asyncio.get_running_loop().run_in_executor(self._thread, _free_space, self._directory, empty, sparse)
+        return asyncio.get_running_loop().run_in_executor(
+            self._thread, segment_files.free_space, self._directory, released, empty, sparse
+        )
 
 
 def _segment_of(ref: ImageRef) -> int:
@@ -290,81 +283,3 @@ def _copy_of(error: BaseException) -> Exception:
     if isinstance(error, Overloaded):
         return Overloaded(str(error), retry_after_ms=error.retry_after_ms)
     return StorageFailed(str(error))
-
-
-def _prepare(directory: Path) -> list[int]:
-    """The numbers of the segments that are there. Raises: StartupError."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return segment_numbers(directory)
-    except OSError as error:
-        raise StartupError(f"the picture directory {directory} cannot be used: {error.strerror}") from error
-
-
-def _read(directory: Path, place: Place) -> bytes | None:
-    """By name and not by a kept descriptor: segments may be many, and come and go while others read."""
-    with contextlib.suppress(FileNotFoundError), _opened(segment_path(directory, place.segment), os.O_RDONLY) as fd:
-        return read_picture(fd, place)
-    return None
-
-
-def _inventory(directory: Path, live: Mapping[int, Sequence[ImageRef]], now_ms: int) -> list[StoredImage]:
-    found: list[StoredImage] = []
-    for number, refs in live.items():
-        with contextlib.suppress(FileNotFoundError), _opened(segment_path(directory, number), os.O_RDONLY) as fd:
-            for ref in refs:
-                place = place_of(ref)
-                header = read_header(fd, place.offset)
-                if header is not None and header.length == place.length:
-                    age_ms = max(0.0, float(now_ms - header.stored_at_ms))  # the clock may have been set back
-                    found.append(StoredImage(ref=ref, size_bytes=place.length, age_ms=age_ms))
-    return found
-
-
-def _recover(directory: Path, live: Mapping[int, Sequence[Place]]) -> int:
-    """Returns: how many records were let go. Raises: StorageFailed, before anything is changed."""
-    for number, places in live.items():
-        _check_places(segment_path(directory, number), places)
-    others = 0
-    for number in segment_numbers(directory):
-        path, kept = segment_path(directory, number), live.get(number, [])
-        with _opened(path, os.O_RDWR) as fd:
-            others += count_records(fd, kept) - len(kept)
-            if kept:  # what lies behind the last one was never acknowledged, or is released
-                os.ftruncate(fd, max(place.end for place in kept))
-                free_all_but(fd, kept)
-        if not kept:
-            path.unlink()
-    return others
-
-
-def _check_places(path: Path, places: Sequence[Place]) -> None:
-    try:
-        with _opened(path, os.O_RDONLY) as fd:
-            headers = [read_header(fd, place.offset) for place in places]
-    except FileNotFoundError:
-        headers = [None] * len(places)
-    lost = [p.ref for p, header in zip(places, headers, strict=True) if header is None or header.length != p.length]
-    if lost:
-        raise StorageFailed(f"{len(lost)} pictures that tasks need are not in {path}, the first is {lost[0]}")
-
-
-def _free_space(directory: Path, empty: Iterable[int], sparse: Mapping[int, Sequence[Place]]) -> None:
-    """A disk that will not do it costs space, not pictures: said, and tried again at the next start."""
-    for number in empty:
-        try:
-            segment_path(directory, number).unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("segment.not_deleted", extra={"segment": number, "error": error.strerror})
-    for number, kept in sparse.items():
-        with contextlib.suppress(FileNotFoundError), _opened(segment_path(directory, number), os.O_RDWR) as fd:
-            free_all_but(fd, kept)
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

@@ -61,7 +61,7 @@ class LedgerEvent:
     attempt_id: the attempt that the event is about. SENT_OUT opens it (device_id and reason are required); FINISHED may
     name any attempt, even one that the ledger has never seen (then device_id is required), and makes it the winner;
     every other event about an attempt must name the current one, or it changes nothing (Applied.is_stale).
-    GAVE_UP, ATTEMPT_FAILED and DEVICE_LOST carry the failure; FINISHED carries the result.
+    GAVE_UP, ATTEMPT_FAILED and DEVICE_LOST carry the failure; FINISHED carries the result; PICTURE_LOST gives a reason.
     """
 
     task_id: TaskId
@@ -78,7 +78,8 @@ class Applied:
     """What one LedgerEvent did. Events that lost a race are no errors: they say so here and change nothing.
 
     task: as it is now; None if there is no such task.
-    is_stale: the event named an attempt that is not the task's current one, or the lifecycle has no such row.
+    is_stale: the event named an attempt that is not the task's current one, the lifecycle has no such row, or there is
+    nothing that it could change: a task without its picture to replay, without a receiver to abandon.
     """
 
     task: Task | None
@@ -184,10 +185,10 @@ class Ledger(Protocol):
         """
         ...
 
-    async def retire_tasks(self, *, settled_before_ms: int, limit: int) -> Retired:
+    async def retire_tasks(self, *, settled_before_ms: int, keys_before_ms: int, limit: int) -> Retired:
         """Delete rows of settled tasks (never an undelivered DONE); `retired_<state>` counters grow by them.
 
-        A retired submission is remembered for as long again: its key still answers with the task as it was. After
-        that the key is forgotten, or the file would grow for ever.
+        A retired submission is remembered: its key still answers with the task as it was. Keys of rows that were
+        retired before `keys_before_ms` are forgotten, or the file would grow for ever.
         """
         ...

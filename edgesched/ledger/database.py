@@ -16,7 +16,7 @@ from edgesched.domain.lifecycle import OPEN_STATES, State
 from edgesched.errors import StartupError
 from edgesched.ledger.base import Ownership
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables; UPDATE ... FROM came before them."""
 BUSY_S = 5.0
@@ -54,7 +54,7 @@ def open_for_writing(path: Path, durability: Durability) -> tuple[sqlite3.Connec
     try:
         if not path.exists():
             _make(path)
-        connection = _connect(path, "rw")
+        connection = connect(path, "rw")
     except (OSError, sqlite3.Error) as error:
         raise StartupError(f"the ledger {path} cannot be opened: {error}") from error
     try:
@@ -71,7 +71,7 @@ def open_for_writing(path: Path, durability: Durability) -> tuple[sqlite3.Connec
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
-    return _connect(path, "ro")
+    return connect(path, "ro")
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def transaction(connection: sqlite3.Connection, kind: Literal["IMMEDIATE", "DEFE
                 connection.execute("ROLLBACK")
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, cached_statements=STATEMENTS)
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -95,43 +95,78 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
+def schema() -> str:
+    """The statements that make this release's tables."""
+    return importlib.resources.files("edgesched.ledger").joinpath("schema.sql").read_text(encoding="utf-8")
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises: StartupError if the file is no ledger, or one of another version."""
+    version = version_of(connection, path)
+    if version > SCHEMA_VERSION:
+        raise StartupError(
+            f"the ledger {path} is of schema version {version}; this release knows {SCHEMA_VERSION}: use a newer one"
+        )
+    if version < SCHEMA_VERSION:
+        raise StartupError(
+            f"the ledger {path} is of schema version {version}; this release needs {SCHEMA_VERSION}: "
+            f"run `edgesched ledger migrate --ledger {path}`"
+        )
+
+
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """Raises: StartupError if the file is no ledger."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    row = connection.execute("SELECT schema_version FROM meta").fetchone() if {"meta", "task"} <= tables else None
+    if row is None:
+        raise StartupError(f"{path} is not a ledger; give another path, or move the file away")
+    return int(row[0])
+
+
 def _make(path: Path) -> None:
     """The file gets its name only when it is complete, so that an empty or half-made one is always damage."""
-    leftovers = [p for p in (_beside(path, "-wal"), _beside(path, "-journal")) if p.exists()]
-    if leftovers:  # SQLite would replay it into a database that it does not belong to
-        raise StartupError(f"the ledger {path} is missing, but {leftovers[0].name} is there: restore it, or move both")
+    if log := log_of(path):  # SQLite would replay it into a database that it does not belong to
+        raise StartupError(f"the ledger {path} is missing, but {log.name} is there: restore it, or move both")
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = _beside(path, ".new")
-    for leftover in (new, _beside(new, "-journal")):
+    new = beside(path, ".new")
+    for leftover in (new, beside(new, "-journal")):
         leftover.unlink(missing_ok=True)
-    schema = importlib.resources.files("edgesched.ledger").joinpath("schema.sql").read_text(encoding="utf-8")
-    with contextlib.closing(_connect(new, "rwc")) as connection:
-        connection.executescript(f"BEGIN; {schema}")
+    with contextlib.closing(connect(new, "rwc")) as connection:
+        connection.executescript(f"BEGIN; {schema()}")
         connection.execute("INSERT INTO meta VALUES (1, ?, ?, '', 0, 0)", (SCHEMA_VERSION, uuid.uuid4().hex))
         counters = ["accepted", *(f"retired_{state}" for state in State)]
         connection.executemany("INSERT INTO counter VALUES (?, 0)", [(name,) for name in counters])
         connection.execute("COMMIT")
     new.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
-def _beside(path: Path, ending: str) -> Path:
+def beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
+def log_of(path: Path) -> Path | None:
+    """What was not folded into the ledger's file yet. Readers leave an empty one, which means nothing."""
+    logs = (beside(path, "-wal"), beside(path, "-journal"))
+    return next((log for log in logs if log.exists() and log.stat().st_size > 0), None)
+
+
+def sync(path: Path) -> None:
+    """Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in it durable. Raises: OSError."""
+    sync(path)
+
+
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "meta" not in tables or "task" not in tables:
-        raise StartupError(f"{path} is not a ledger; give another path, or move the file away")
-    (version,) = connection.execute("SELECT schema_version FROM meta").fetchone() or (None,)
-    if version != SCHEMA_VERSION:
-        raise StartupError(
-            f"the ledger {path} is of schema version {version}; this release knows {SCHEMA_VERSION}: use a newer one"
-        )
+    check_version(connection, path)
     problems = [text for (text,) in connection.execute("PRAGMA quick_check(3)") if text != "ok"]
     if problems:
         raise StartupError(f"the ledger {path} is damaged; restore a backup. {'; '.join(problems)}")

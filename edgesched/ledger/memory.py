@@ -27,7 +27,6 @@ from edgesched.ledger.transition import (
     check_attribution,
     check_event,
     check_new_task,
-    forgotten_before_ms,
     new_row,
     retirable_pictures,
     transition,
@@ -53,7 +52,7 @@ class MemoryLedger:
         self._attempts: dict[AttemptId, Attempt] = {}  # in the order in which they were heard of
         self._results: dict[TaskId, Result] = {}
         self._submissions: dict[tuple[str, str], _Submission] = {}
-        self._retired_tasks: dict[TaskId, Task] = {}
+        self._remembered: dict[TaskId, tuple[Task, int]] = {}  # retired tasks, and when they were
         self._retired = dict.fromkeys(State, 0)
         self._seq = 0
         self._revision = 0
@@ -79,7 +78,7 @@ class MemoryLedger:
     def _accept(self, new: NewTask) -> Accepted:
         key = (new.client_id, new.submission_key)
         if (earlier := self._submissions.get(key)) is not None:
-            task = self._tasks.get(earlier.task_id) or self._retired_tasks[earlier.task_id]
+            task = self._tasks.get(earlier.task_id) or self._remembered[earlier.task_id][0]
             is_same = (earlier.image_digest, earlier.model) == (new.image_digest, new.model)
             return Accepted(task=task, created=False, conflict=not is_same)
         self._seq += 1
@@ -196,27 +195,26 @@ class MemoryLedger:
             self._tasks[task.task_id] = replace(task, image=None, revision=self._next_revision())
         return Retired(images=tuple(task.image for task in going if task.image is not None), tasks=0)
 
-    async def retire_tasks(self, *, settled_before_ms: int, limit: int) -> Retired:
-        self._forget_submissions(settled_before_ms, limit)
+    async def retire_tasks(self, *, settled_before_ms: int, keys_before_ms: int, limit: int) -> Retired:
+        self._forget_submissions(keys_before_ms, limit)
         settled = [task for task in self._longest_settled() if task.updated_at_ms < settled_before_ms]
         going = self._first(limit, settled)
         for task in going:
             del self._tasks[task.task_id]
             self._results.pop(task.task_id, None)
             self._attempts = {id_: a for id_, a in self._attempts.items() if a.task_id != task.task_id}
-            self._retired_tasks[task.task_id] = replace(task, image=None)
+            self._remembered[task.task_id] = (replace(task, image=None), self._now_ms())
             self._retired[task.state] += 1
         return Retired(images=tuple(task.image for task in going if task.image is not None), tasks=len(going))
 
-    def _forget_submissions(self, settled_before_ms: int, limit: int) -> None:
-        forgotten_ms = forgotten_before_ms(settled_before_ms=settled_before_ms, now_ms=self._now_ms())
+    def _forget_submissions(self, retired_before_ms: int, limit: int) -> None:
         old = [
-            (self._retired_tasks[submission.task_id].updated_at_ms, key)
+            (self._remembered[submission.task_id][1], key)
             for key, submission in self._submissions.items()
-            if submission.task_id in self._retired_tasks
+            if submission.task_id in self._remembered
         ]
-        for _, key in sorted(item for item in old if item[0] < forgotten_ms)[: max(0, limit)]:
-            del self._retired_tasks[self._submissions.pop(key).task_id]
+        for _, key in sorted(item for item in old if item[0] < retired_before_ms)[: max(0, limit)]:
+            del self._remembered[self._submissions.pop(key).task_id]
 
     def _longest_settled(self) -> Sequence[Task]:
         settled = [task for task in self._tasks.values() if task.is_settled]

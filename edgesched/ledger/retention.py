@@ -8,7 +8,7 @@ from dataclasses import replace
 from edgesched.ledger.base import Retired
 from edgesched.ledger.group import Group
 from edgesched.ledger.rows import TASK_COLUMNS, TASK_WIDTH, task_json, task_of, write_rows
-from edgesched.ledger.transition import forgotten_before_ms, retirable_pictures
+from edgesched.ledger.transition import retirable_pictures
 
 
 def retire_images(group: Group, *, settled_before_ms: int, keep_bytes: int, limit: int) -> Retired:
@@ -25,18 +25,17 @@ def retire_images(group: Group, *, settled_before_ms: int, keep_bytes: int, limi
     return Retired(images=tuple(task.image for task in going if task.image is not None), tasks=0)
 
 
-def retire_tasks(group: Group, *, settled_before_ms: int, limit: int) -> Retired:
+def retire_tasks(group: Group, *, settled_before_ms: int, keys_before_ms: int, limit: int) -> Retired:
     group.flush()
     connection = group.connection
-    forgotten = forgotten_before_ms(settled_before_ms=settled_before_ms, now_ms=group.now_ms)
-    connection.execute(_FORGET_SUBMISSIONS, (forgotten, limit))
+    connection.execute(_FORGET_SUBMISSIONS, (keys_before_ms, limit))
     rows = connection.execute(_OLDEST_TASKS, (settled_before_ms, limit)).fetchall()
     going = [task_of(row) for row in rows]
     write_rows(
         connection,
         _KEEP_SUBMISSIONS,
         [
-            (task.client_id, *row[TASK_WIDTH:], task.updated_at_ms, task_json(replace(task, image=None)))
+            (task.client_id, *row[TASK_WIDTH:], group.now_ms, task_json(replace(task, image=None)))
             for task, row in zip(going, rows, strict=True)
         ],
     )
@@ -65,11 +64,11 @@ _OLDEST_TASKS = f"""
     SELECT {TASK_COLUMNS}, task.submission_key, task.image_digest FROM task
     WHERE settled_at_ms IS NOT NULL AND settled_at_ms < ? ORDER BY settled_at_ms, seq LIMIT ?"""
 _KEEP_SUBMISSIONS = """
-    INSERT INTO retired_submission (client_id, submission_key, image_digest, settled_at_ms, task) {values}"""
+    INSERT INTO retired_submission (client_id, submission_key, image_digest, retired_at_ms, task) {values}"""
 _FORGET_SUBMISSIONS = """
     DELETE FROM retired_submission WHERE (client_id, submission_key) IN (
         SELECT client_id, submission_key FROM retired_submission
-        WHERE settled_at_ms < ? ORDER BY settled_at_ms, client_id, submission_key LIMIT ?)"""
+        WHERE retired_at_ms < ? ORDER BY retired_at_ms, client_id, submission_key LIMIT ?)"""
 _DELETE_ATTEMPTS = "DELETE FROM attempt WHERE seq IN ({values})"
 _DELETE_RESULTS = "DELETE FROM result WHERE seq IN ({values})"
 _DELETE_TASKS = "DELETE FROM task WHERE seq IN ({values})"

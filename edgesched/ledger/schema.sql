@@ -1,4 +1,4 @@
--- The ledger's file, version 1. Read by edgesched/ledger/database.py when a ledger is made.
+-- The ledger's file, version 2. Read by edgesched/ledger/database.py when a ledger is made.
 -- Times are wall milliseconds since 1970, by the task manager's clock.
 
 -- One row: whose file this is. Every write transaction checks that `epoch` is still its own.
@@ -82,9 +82,9 @@ CREATE TABLE retired_submission (
     client_id      TEXT    NOT NULL,
     submission_key TEXT    NOT NULL,
     image_digest   TEXT    NOT NULL,
-    settled_at_ms  INTEGER NOT NULL,
+    retired_at_ms  INTEGER NOT NULL, -- when the row went; what key_retention counts from
     task           TEXT    NOT NULL, -- JSON: the row as it was
     PRIMARY KEY (client_id, submission_key)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX retired_submission_age ON retired_submission (settled_at_ms);
+CREATE INDEX retired_submission_age ON retired_submission (retired_at_ms);

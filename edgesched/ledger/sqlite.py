@@ -182,8 +182,13 @@ class SqliteLedger:
         )
         return await self._writer.write(Command(run=run))
 
-    async def retire_tasks(self, *, settled_before_ms: int, limit: int) -> Retired:
-        run = partial(retention.retire_tasks, settled_before_ms=settled_before_ms, limit=_row_number(limit))
+    async def retire_tasks(self, *, settled_before_ms: int, keys_before_ms: int, limit: int) -> Retired:
+        run = partial(
+            retention.retire_tasks,
+            settled_before_ms=settled_before_ms,
+            keys_before_ms=keys_before_ms,
+            limit=_row_number(limit),
+        )
         return await self._writer.write(Command(run=run))
 
 

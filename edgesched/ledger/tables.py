@@ -123,6 +123,8 @@ def update_tasks(connection: sqlite3.Connection, changes: Iterable[tuple[Task, T
             before.attempt_id,
             after.revision,
             after.state,
+            after.image,
+            after.receiver_url,
             after.updated_at_ms,
             settled_at_ms(after),
             after.expires_at_ms,
@@ -138,11 +140,12 @@ def update_tasks(connection: sqlite3.Connection, changes: Iterable[tuple[Task, T
 
 
 _UPDATE_TASKS = """
-    WITH new (seq, old_state, old_attempt_id, revision, state, updated_at_ms, settled_at_ms, expires_at_ms, attempt_id,
-        device_id, failed_attempts, last_error) AS ({values})
-    UPDATE task SET revision = new.revision, state = new.state, updated_at_ms = new.updated_at_ms,
-        settled_at_ms = new.settled_at_ms, expires_at_ms = new.expires_at_ms, attempt_id = new.attempt_id,
-        device_id = new.device_id, failed_attempts = new.failed_attempts, last_error = new.last_error
+    WITH new (seq, old_state, old_attempt_id, revision, state, image, receiver_url, updated_at_ms, settled_at_ms,
+        expires_at_ms, attempt_id, device_id, failed_attempts, last_error) AS ({values})
+    UPDATE task SET revision = new.revision, state = new.state, image = new.image, receiver_url = new.receiver_url,
+        updated_at_ms = new.updated_at_ms, settled_at_ms = new.settled_at_ms, expires_at_ms = new.expires_at_ms,
+        attempt_id = new.attempt_id, device_id = new.device_id, failed_attempts = new.failed_attempts,
+        last_error = new.last_error
     FROM new
     WHERE task.seq = new.seq AND task.state = new.old_state AND task.attempt_id IS new.old_attempt_id"""
 

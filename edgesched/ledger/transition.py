@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesched.domain.device import DeviceId
-from edgesched.domain.lifecycle import Event, State, advance
+from edgesched.domain.lifecycle import OPEN_STATES, Event, State, advance
 from edgesched.domain.task import (
     COUNTED_FAILURES,
     Attempt,
@@ -31,7 +31,9 @@ MAX_DEADLINE_MS = 100 * 365 * 24 * 3_600_000
 
 _NEEDS_FAILURE = frozenset({Event.DEVICE_LOST, Event.ATTEMPT_FAILED, Event.GAVE_UP})
 _NEEDS_ATTEMPT = _NEEDS_FAILURE | {Event.SENT_OUT, Event.ACCEPTED, Event.FINISHED}
-_ENDS_ATTEMPT = _NEEDS_FAILURE | {Event.EXPIRED, Event.CANCELLED}
+_ENDS_ATTEMPT = _NEEDS_FAILURE | {Event.EXPIRED, Event.CANCELLED, Event.PICTURE_LOST}
+_CHANGES_IN_PLACE = frozenset({Event.ABANDONED, Event.PICTURE_LOST})
+"""Events that change a task also where they leave its state as it is."""
 MAY_NAME_ANOTHER_ATTEMPT = frozenset({Event.SENT_OUT, Event.FINISHED})
 """Events whose attempt need not be the task's current one: its row, if there is one, decides with."""
 
@@ -78,6 +80,8 @@ def check_event(event: LedgerEvent) -> None:
         raise InvalidInput(f"{kind} must say why")
     if kind is Event.SENT_OUT and not (event.device_id and event.reason):
         raise InvalidInput("sent_out must name the device and the reason for it")
+    if kind is Event.PICTURE_LOST and not event.reason:
+        raise InvalidInput("picture_lost must say how it was noticed")
     if kind is Event.FINISHED and event.result is None:
         raise InvalidInput("finished must carry the result")
     for text in (event.task_id, event.attempt_id, event.device_id, event.reason):
@@ -158,21 +162,21 @@ def transition(
         state = advance(task.state, event.event)
     except IllegalTransition:
         return Change(task=task, is_stale=True)
-    if not _may_name(task, event, named):
+    if not _may_name(task, event, named) or not _can_change(task, event):
         return Change(task=task, is_stale=True)
-    if state is task.state:
+    if state is task.state and event.event not in _CHANGES_IN_PLACE:
         return Change(task=task)  # said again: nothing to write
-    after = replace(task, state=state, revision=revision, updated_at_ms=now_ms, **_changed_fields(task, event, named))
+    changed = {"updated_at_ms": now_ms} | _changed_fields(task, event, named)
     return Change(
-        task=after,
+        task=replace(task, state=state, revision=revision, **changed),
         attempts=_changed_attempts(task, event, current, named, now_ms),
-        result=event.result if state is State.DONE else None,
+        result=event.result if event.event is Event.FINISHED else None,
     )
 
 
-def forgotten_before_ms(*, settled_before_ms: int, now_ms: int) -> int:
-    """Submissions of tasks that settled before this are forgotten: they are twice as old as retention asks for."""
-    return settled_before_ms - max(0, now_ms - settled_before_ms)
+def picture_lost_error(reason: str) -> str:
+    """`last_error` of a task that failed because its picture is gone: how the audit tells it from a fault."""
+    return f"{Event.PICTURE_LOST}: {reason}"
 
 
 def retirable_pictures(
@@ -201,8 +205,17 @@ def _may_name(task: Task, event: LedgerEvent, named: Attempt | None) -> bool:
     return named is None or named.task_id == task.task_id
 
 
+def _can_change(task: Task, event: LedgerEvent) -> bool:
+    """Whether the task has what the event is about."""
+    if event.event is Event.ABANDONED:
+        return task.receiver_url is not None
+    if event.event in (Event.RETRY, Event.PICTURE_LOST):
+        return task.image is not None
+    return True
+
+
 def _changed_fields(task: Task, event: LedgerEvent, named: Attempt | None) -> dict[str, Any]:
-    """What changes besides state, revision and time.
+    """What changes besides state, revision and, in most cases, time.
 
     FAILED, EXPIRED and CANCELLED keep the last attempt and device: people ask, and the board has to be told.
     """
@@ -225,6 +238,15 @@ def _changed_fields(task: Task, event: LedgerEvent, named: Attempt | None) -> di
             return {"last_error": event.reason or "it was cancelled"}
         case Event.RETRY:  # whoever replays it wants its labels, however late
             return {"attempt_id": None, "device_id": None, "failed_attempts": 0, "expires_at_ms": None}
+        case Event.ABANDONED:
+            return {"receiver_url": None}
+        case Event.PICTURE_LOST:
+            if task.state in OPEN_STATES:
+                return {"image": None, "last_error": picture_lost_error(event.reason)}
+            if task.state is State.FAILED:
+                error = f"{picture_lost_error(event.reason)}; it had failed: {task.last_error}"
+                return {"image": None, "last_error": error, "updated_at_ms": task.updated_at_ms}
+            return {"image": None, "updated_at_ms": task.updated_at_ms}  # it settled when it settled
         case Event.ACCEPTED | Event.DELIVERED:
             return {}
 
@@ -270,6 +292,8 @@ def _end_of(event: LedgerEvent) -> Failure:
         return event.failure
     if event.event is Event.EXPIRED:
         return Failure(kind=FailureKind.TIMED_OUT, message="the task's deadline passed")
+    if event.event is Event.PICTURE_LOST:
+        return Failure(kind=FailureKind.INVALID_INPUT, message=picture_lost_error(event.reason))
     return Failure(kind=FailureKind.REFUSED, message=event.reason or "the task was cancelled")
 
 

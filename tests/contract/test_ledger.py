@@ -28,6 +28,7 @@ from tests.support.ledgers import (
     finished,
     labels,
     new_task,
+    picture_lost,
     sent_out,
 )
 
@@ -333,6 +334,86 @@ async def test_open_attempts_are_those_of_tasks_on_boards(ledger: Ledger) -> Non
     ]
 
 
+async def test_a_dead_letter_without_its_picture_cannot_be_replayed(ledger: Ledger) -> None:
+    task = await failed(ledger)
+    lost = await applied(ledger, picture_lost(task.task_id))
+    assert lost.task is not None
+    assert (lost.task.state, lost.task.image, lost.is_stale) == (S.FAILED, None, False)
+    assert lost.task.updated_at_ms == task.updated_at_ms, "it settled when it failed"
+    assert "it broke" in (lost.task.last_error or ""), "the cause of its failure is kept"
+    answer = await applied(ledger, about(task.task_id, E.RETRY))
+    assert (answer.task, answer.is_stale) == (lost.task, True)
+
+
+# --- pictures that are gone ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [S.QUEUED, S.DISPATCHED, S.RUNNING])
+async def test_a_task_whose_picture_is_gone_fails_with_that_cause(ledger: Ledger, state: State) -> None:
+    task = await accepted(ledger)
+    if state is not S.QUEUED:
+        await applied(ledger, sent_out(task.task_id, "a"))
+    if state is S.RUNNING:
+        await applied(ledger, about(task.task_id, E.ACCEPTED, "a"))
+    answer = await applied(ledger, picture_lost(task.task_id))
+    assert answer.task is not None
+    assert (answer.before, answer.task.state, answer.task.image) == (state, S.FAILED, None)
+    assert answer.task.last_error == "picture_lost: its file is gone"
+    attempts = (await ledger.details(task.task_id)).attempts
+    assert [(a.ended_at_ms is None, a.failure is None) for a in attempts] == [(False, False)] * (state is not S.QUEUED)
+    assert await ledger.live_images() == frozenset()
+    if state is not S.QUEUED:  # the board had it all the same
+        late = await applied(ledger, finished(task.task_id, "a"))
+        assert late.task is not None
+        assert late.task.state is S.DONE
+
+
+async def test_a_settled_task_loses_its_picture_and_nothing_else(ledger: Ledger, clock: SetClock) -> None:
+    task = await done(ledger)
+    clock.wall_ms += 1_000
+    answer = await applied(ledger, picture_lost(task.task_id))
+    assert answer.task is not None
+    assert (answer.task.image, answer.task.state, answer.task.last_error) == (None, S.DONE, None)
+    assert answer.task.updated_at_ms == task.updated_at_ms, "retention counts from when it settled"
+    assert answer.task.revision > task.revision
+    again = await applied(ledger, picture_lost(task.task_id))
+    assert (again.task, again.is_stale) == (answer.task, True)
+
+
+# --- labels that no receiver takes ---------------------------------------------------------------------------------
+
+
+async def test_an_abandoned_delivery_ends_the_life_of_its_task(ledger: Ledger, clock: SetClock) -> None:
+    task = await done(ledger, new_task(receiver_url=RECEIVER))
+    clock.wall_ms += 1_000
+    answer = await applied(ledger, about(task.task_id, E.ABANDONED))
+    assert answer.task is not None
+    assert (answer.task.state, answer.task.receiver_url, answer.task.is_settled) == (S.DONE, None, True)
+    assert answer.task.updated_at_ms == clock.wall_ms
+    assert list(await ledger.undelivered(limit=9)) == []
+    assert await ledger.result(task.task_id) == labels()
+    clock.wall_ms += 1
+    retired = await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=9)
+    assert retired.tasks == 1
+
+
+async def test_a_report_that_comes_after_the_abandoning_is_believed(ledger: Ledger) -> None:
+    task = await done(ledger, new_task(receiver_url=RECEIVER), attempt="a")
+    await ledger.apply_many([about(task.task_id, E.ABANDONED), about(task.task_id, E.DELIVERED, "a")])
+    assert [t.state for t in await ledger.get_many([task.task_id])] == [S.DELIVERED]
+
+
+async def test_only_a_delivery_that_is_due_can_be_abandoned(ledger: Ledger) -> None:
+    waits_for_labels = await accepted(ledger, new_task(receiver_url=RECEIVER))
+    has_no_receiver = await done(ledger)
+    abandoned = await done(ledger, new_task(receiver_url=RECEIVER))
+    await applied(ledger, about(abandoned.task_id, E.ABANDONED))
+    for task in (waits_for_labels, has_no_receiver, abandoned):
+        (before,) = await ledger.get_many([task.task_id])
+        answer = await applied(ledger, about(task.task_id, E.ABANDONED))
+        assert (answer.task, answer.is_stale) == (before, True)
+
+
 # --- labels --------------------------------------------------------------------------------------------------------
 
 
@@ -428,6 +509,7 @@ async def test_an_event_that_lacks_what_its_kind_needs_is_refused(ledger: Ledger
         LedgerEvent(task_id=task.task_id, event=E.DEVICE_LOST, attempt_id=attempt),
         LedgerEvent(task_id=task.task_id, event=E.GAVE_UP, failure=failure()),
         LedgerEvent(task_id=task.task_id, event=E.FINISHED, attempt_id=attempt, device_id=BOARD),
+        LedgerEvent(task_id=task.task_id, event=E.PICTURE_LOST),
         finished(task.task_id, "a", labels(name="\udcff")),
     ]
     for event in incomplete:
@@ -578,7 +660,7 @@ async def test_old_rows_go_and_are_still_counted(ledger: Ledger, clock: SetClock
     kept = [await accepted(ledger), await done(ledger, new_task(receiver_url=RECEIVER))]
     clock.wall_ms += 1_000
     kept.append(await done(ledger))
-    retired = await ledger.retire_tasks(settled_before_ms=clock.wall_ms, limit=9)
+    retired = await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=9)
     assert retired.tasks == 2
     assert set(retired.images) == {task.image for task in settled}
     assert list(await ledger.get_many([task.task_id for task in settled])) == []
@@ -594,14 +676,14 @@ async def test_old_rows_go_and_are_still_counted(ledger: Ledger, clock: SetClock
 async def test_rows_go_at_most_so_many_at_a_time_the_oldest_first(ledger: Ledger, clock: SetClock) -> None:
     tasks = [await done(ledger) for _ in range(3)]
     clock.wall_ms += 1
-    assert (await ledger.retire_tasks(settled_before_ms=clock.wall_ms, limit=2)).tasks == 2
+    assert (await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=2)).tasks == 2
     assert [t.task_id for t in await ledger.get_many([t.task_id for t in tasks])] == [tasks[2].task_id]
 
 
 async def test_a_retired_submission_is_still_the_same_submission(ledger: Ledger, clock: SetClock) -> None:
     task = await done(ledger, new_task(key="k"))
     clock.wall_ms += 1_000
-    await ledger.retire_tasks(settled_before_ms=clock.wall_ms - 1, limit=9)
+    await ledger.retire_tasks(settled_before_ms=clock.wall_ms - 1, keys_before_ms=clock.wall_ms, limit=9)
     same, other = await ledger.accept_many([new_task(key="k"), new_task(key="k", image_digest="e" * 64)])
     assert (same.created, same.conflict) == (False, False)
     assert (same.task.task_id, same.task.state, same.task.image) == (task.task_id, S.DONE, None)
@@ -609,12 +691,15 @@ async def test_a_retired_submission_is_still_the_same_submission(ledger: Ledger,
     assert (await ledger.totals()).accepted == 1
 
 
-async def test_a_key_is_forgotten_at_twice_the_age_of_its_row(ledger: Ledger, clock: SetClock) -> None:
+async def test_a_key_is_remembered_for_its_time_after_its_row_went_however_late_that_was(
+    ledger: Ledger, clock: SetClock
+) -> None:
     await done(ledger, new_task(key="k"))
-    clock.wall_ms += 1_001
-    for moved_ms, is_new in ((0, False), (999, False), (1, True)):
+    clock.wall_ms += 1_000_000  # nobody retired anything for long
+    for moved_ms, is_new in ((0, False), (1_000, False), (1, True)):
         clock.wall_ms += moved_ms
-        await ledger.retire_tasks(settled_before_ms=clock.wall_ms - 1_000, limit=9)
+        before_ms = clock.wall_ms - 1_000
+        await ledger.retire_tasks(settled_before_ms=before_ms, keys_before_ms=before_ms, limit=9)
         (answer,) = await ledger.accept_many([new_task(key="k")])
         assert answer.created is is_new
 
@@ -622,6 +707,6 @@ async def test_a_key_is_forgotten_at_twice_the_age_of_its_row(ledger: Ledger, cl
 async def test_a_seq_is_never_used_again(ledger: Ledger, clock: SetClock) -> None:
     task = await done(ledger)
     clock.wall_ms += 1
-    await ledger.retire_tasks(settled_before_ms=clock.wall_ms, limit=9)
+    await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=9)
     assert (await accepted(ledger)).seq > task.seq
     assert await ledger.live_images() != {ImageRef("")}

@@ -18,6 +18,7 @@ from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import LABELLED_STATES, TRANSITIONS, Event, State
 from edgesched.domain.task import AttemptId, FailureKind, TaskFilter, TaskId
 from edgesched.errors import EdgeSchedError
+from edgesched.ledger.audit import LedgerFile
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 from edgesched.ledger.memory import MemoryLedger
 from edgesched.ledger.sqlite import SqliteLedger
@@ -37,7 +38,14 @@ events = st.tuples(st.integers(0, MAX_TASKS), wanted_events, attempts, devices, 
 calls = st.lists(st.lists(events, min_size=1, max_size=3), min_size=1, max_size=3)
 Wanted = tuple[int, Event | int, str, DeviceId | None, FailureKind]
 
-NEEDS_ATTEMPT = frozenset(Event) - {Event.RETRY, Event.EXPIRED, Event.CANCELLED, Event.DELIVERED}
+NEEDS_ATTEMPT = frozenset(Event) - {
+    Event.RETRY,
+    Event.EXPIRED,
+    Event.CANCELLED,
+    Event.DELIVERED,
+    Event.ABANDONED,
+    Event.PICTURE_LOST,
+}
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -54,9 +62,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sqlite = self.run(self.open_sqlite())
 
     def teardown(self) -> None:
+        self.the_audit_finds_nothing()
         self.run(self.stack.aclose())
         self.runner.close()
         self.directory.cleanup()
+
+    def the_audit_finds_nothing(self) -> None:
+        """Whatever was done to it: what the audit looks for never happens by itself."""
+        with LedgerFile.opened(Path(self.directory.name, "ledger.sqlite3")) as ledger, ledger.snapshot():
+            rows, counts = list(ledger.broken_rows()), list(ledger.broken_counts(ledger.facts()))
+            labels_ = [finding for finding in ledger.damaged_labels() if finding is not None]
+        assert (rows, counts, labels_) == ([], [], [])
 
     def run(self, work: Any) -> Any:
         return self.runner.run(work)
@@ -165,10 +181,12 @@ class LedgerMachine(RuleBasedStateMachine):
         before_ms = self.clock.wall_ms - age_ms
         self.both(lambda ledger: ledger.retire_images(settled_before_ms=before_ms, keep_bytes=keep_bytes, limit=limit))
 
-    @rule(age_ms=st.sampled_from([0, 1, 100]), limit=st.integers(1, 3))
-    def retire_tasks(self, age_ms: int, limit: int) -> None:
-        before_ms = self.clock.wall_ms - age_ms
-        self.both(lambda ledger: ledger.retire_tasks(settled_before_ms=before_ms, limit=limit))
+    @rule(age_ms=st.sampled_from([0, 1, 100]), key_age_ms=st.sampled_from([0, 100]), limit=st.integers(1, 3))
+    def retire_tasks(self, age_ms: int, key_age_ms: int, limit: int) -> None:
+        before_ms, keys_before_ms = self.clock.wall_ms - age_ms, self.clock.wall_ms - key_age_ms
+        self.both(
+            lambda ledger: ledger.retire_tasks(settled_before_ms=before_ms, keys_before_ms=keys_before_ms, limit=limit)
+        )
 
     def start_anew(self) -> None:
         earlier = self.sqlite.ownership

@@ -13,7 +13,7 @@ from edgesched.domain.task import Attempt, AttemptId, FailureKind, Result, Task
 from edgesched.errors import IllegalTransition
 from edgesched.ledger.base import LedgerEvent
 from edgesched.ledger.transition import check_event, new_row, transition
-from tests.support.ledgers import failure, labels, new_task
+from tests.support.ledgers import RECEIVER, failure, labels, new_task
 
 events = st.lists(st.tuples(st.sampled_from(Event), st.integers(0, 4), st.sampled_from(FailureKind)), max_size=40)
 
@@ -33,9 +33,11 @@ def test_no_events_leave_a_final_state_and_only_two_leave_a_dead_letter(state: S
         state = after
 
 
-@given(events)
-def test_a_task_has_at_most_one_open_attempt_and_one_winner(wanted: list[tuple[Event, int, FailureKind]]) -> None:
-    task = new_row(new_task(), seq=1, revision=1, now_ms=0)
+@given(events, st.sampled_from([None, RECEIVER]))
+def test_a_task_has_at_most_one_open_attempt_and_one_winner(
+    wanted: list[tuple[Event, int, FailureKind]], receiver_url: str | None
+) -> None:
+    task = new_row(new_task(receiver_url=receiver_url), seq=1, revision=1, now_ms=0)
     attempts: dict[AttemptId, Attempt] = {}
     results: list[Result] = []
     for now_ms, (event, number, kind) in enumerate(wanted, start=1):
@@ -65,8 +67,10 @@ def check_change(before: Task, event: LedgerEvent, after: Task, is_stale: bool) 
         assert after is before, "what is stale or said again changes nothing"
         return
     assert after.revision == before.revision + 1
-    constant = ("task_id", "seq", "client_id", "model", "file_name", "image", "size_bytes", "created_at_ms")
+    constant = ("task_id", "seq", "client_id", "model", "file_name", "size_bytes", "created_at_ms")
     assert all(getattr(after, name) == getattr(before, name) for name in constant)
+    assert (after.image == before.image) is (event.event is not Event.PICTURE_LOST)
+    assert (after.receiver_url == before.receiver_url) is (event.event is not Event.ABANDONED)
     if event.event is Event.DEVICE_LOST:
         assert after.failed_attempts == before.failed_attempts
     assert (after.state is State.QUEUED) <= (after.attempt_id is None and after.device_id is None)

@@ -89,6 +89,10 @@ def about(task_id: TaskId, event: Event, attempt: str | None = None, why: Failur
     return LedgerEvent(task_id=task_id, event=event, attempt_id=attempt_id, failure=why)
 
 
+def picture_lost(task_id: TaskId) -> LedgerEvent:
+    return LedgerEvent(task_id=task_id, event=Event.PICTURE_LOST, reason="its file is gone")
+
+
 def finished(
     task_id: TaskId, attempt: str, result: Result | None = None, device_id: DeviceId | None = BOARD
 ) -> LedgerEvent:

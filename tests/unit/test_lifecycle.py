@@ -52,13 +52,23 @@ def test_an_open_task_can_expire_and_be_cancelled(state: State, event: Event, en
     assert advance(state, event) is end
 
 
+@pytest.mark.parametrize("state", sorted(State))
+def test_a_lost_picture_ends_only_what_still_needs_it(state: State) -> None:
+    assert advance(state, E.PICTURE_LOST) is (S.FAILED if state in OPEN_STATES else state)
+
+
+def test_a_delivery_can_be_abandoned_only_once_there_are_labels() -> None:
+    assert {state for state, event in TRANSITIONS if event is E.ABANDONED} == {S.DONE}
+
+
 def test_states_that_nothing_leaves() -> None:
     left = {before for (before, _), after in TRANSITIONS.items() if before is not after}
     assert set(State) - left == {S.DELIVERED, S.EXPIRED, S.CANCELLED}
 
 
 def test_a_dead_letter_is_left_by_retry_and_by_late_labels_only() -> None:
-    assert {event for state, event in TRANSITIONS if state is S.FAILED} == {E.RETRY, E.FINISHED}
+    leaving = {event for (state, event), after in TRANSITIONS.items() if state is S.FAILED and after is not S.FAILED}
+    assert leaving == {E.RETRY, E.FINISHED}
 
 
 def test_every_state_can_be_reached() -> None:

@@ -14,9 +14,12 @@ import pytest
 
 from edgesched.domain.task import ImageRef
 from edgesched.errors import Conflict, NotKnown, Overloaded, StartupError, StorageFailed
+from edgesched.images.base import PictureDamaged
 from edgesched.images.records import HEADER, place_of
+from edgesched.images.segment_files import claim, owner_of
 from edgesched.images.segment_writer import Disk
 from edgesched.images.segments import SegmentImageStore
+from edgesched.images.survey import is_stored, unknown_pictures
 from tests.support.ledgers import SetClock
 
 WITHIN_S = 30.0
@@ -195,7 +198,7 @@ async def test_a_flipped_bit_is_found(store: SegmentImageStore, tmp_path: Path) 
     with (tmp_path / segments(tmp_path)[0]).open("r+b") as file:
         file.seek(place_of(first).offset + HEADER.size + 10)
         file.write(b"q")
-    with pytest.raises(StorageFailed, match=first):
+    with pytest.raises(PictureDamaged, match=first):
         await store.read(first)
     assert await store.read(second) == PICTURE
 
@@ -204,7 +207,7 @@ async def test_a_lost_file_is_missing_from_the_inventory(store: SegmentImageStor
     (ref,) = await store.put_many([PICTURE])
     (tmp_path / segments(tmp_path)[0]).unlink()
     assert list(await store.inventory()) == []
-    with pytest.raises(StorageFailed):
+    with pytest.raises(PictureDamaged):
         await store.read(ref)
 
 
@@ -277,6 +280,50 @@ async def test_a_new_start_counts_what_it_lets_go_also_behind_gaps(tmp_path: Pat
     async with opened(tmp_path, disk) as store:
         assert await store.recover(refs[3:5]) == 1
         assert await store.read(refs[4]) == PICTURE
+
+
+async def test_what_was_released_is_known_as_such_by_the_next_start_and_from_outside(
+    tmp_path: Path, disk: FaultyDisk
+) -> None:
+    async with opened(tmp_path, disk) as store:
+        refs = await store.put_many([PICTURE] * 30)
+        await store.release([refs[3]])  # too little to give its space back
+        await store.release(refs[9:16])  # enough for that, and what lies behind is still found
+    kept = [*refs[:3], *refs[4:9], *refs[16:]]
+    assert list(unknown_pictures(tmp_path, {}, stored_before_ms=SetClock().wall_ms + 1)) == kept
+    assert [is_stored(tmp_path, ref) for ref in (refs[3], refs[9], refs[16])] == [False, False, True]
+    async with opened(tmp_path, disk) as store:
+        assert await store.recover(refs[:1]) == len(kept) - 1
+    async with opened(tmp_path, disk) as store:
+        assert await store.recover(refs[:1]) == 0, "nothing is let go twice"
+
+
+async def test_several_lost_pictures_are_told_of_at_once(tmp_path: Path, disk: FaultyDisk) -> None:
+    async with opened(tmp_path, disk) as store:
+        refs = await store.put_many([PICTURE] * 20)
+    for name in segments(tmp_path)[:2]:
+        (tmp_path / name).unlink()
+    async with opened(tmp_path, disk) as store:
+        with pytest.raises(StorageFailed, match=r"18 pictures .*ledger repair"):
+            await store.recover(refs)
+
+
+def test_a_directory_of_pictures_belongs_to_one_ledger(tmp_path: Path) -> None:
+    claim(tmp_path / "upload", "first")
+    claim(tmp_path / "upload", "first")
+    assert owner_of(tmp_path / "upload") == "first"
+    claim(tmp_path / "upload", "second")  # there are no pictures yet that one could lose
+    (tmp_path / "upload" / "00000001.segment").write_bytes(b"somebody's pictures")
+    with pytest.raises(StartupError, match="belong to ledger second, and this is ledger third"):
+        claim(tmp_path / "upload", "third")
+    assert owner_of(tmp_path / "upload") == "second"
+    assert (tmp_path / "upload" / "00000001.segment").read_bytes() == b"somebody's pictures"
+
+
+def test_pictures_of_a_time_before_there_were_owners_are_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "00000001.segment").write_bytes(b"somebody's pictures")
+    claim(tmp_path, "ours")
+    assert owner_of(tmp_path) == "ours"
 
 
 async def test_a_live_picture_whose_file_was_cut_stops_the_start(tmp_path: Path, disk: FaultyDisk) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from edgesched.domain.lifecycle import State
 from edgesched.errors import StartupError
-from edgesched.ledger.database import open_for_writing
+from edgesched.ledger.database import SCHEMA_VERSION, open_for_writing
 from edgesched.ledger.sqlite import SqliteLedger
 from tests.support.ledgers import RECEIVER, SetClock, accepted, applied, done, failed, new_task, sent_out
 
@@ -87,14 +87,19 @@ async def test_a_database_of_something_else_is_refused(path: Path) -> None:
     assert "not a ledger" in await refusal(path)
 
 
-async def test_a_newer_schema_is_refused(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "advice"), [(SCHEMA_VERSION + 1, "use a newer one"), (SCHEMA_VERSION - 1, "edgesched ledger migrate")]
+)
+async def test_a_schema_of_another_version_is_refused(path: Path, version: int, advice: str) -> None:
     async with SqliteLedger.opened(path, now_ms=CLOCK.now_ms, durability="process"):
         pass
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE meta SET schema_version = 2")
+    connection.execute("UPDATE meta SET schema_version = ?", (version,))
     connection.commit()
     connection.close()
-    assert "schema version 2" in await refusal(path)
+    why = await refusal(path)
+    assert f"schema version {version}" in why
+    assert advice in why
 
 
 async def test_a_damaged_file_is_refused(path: Path) -> None:
@@ -109,6 +114,12 @@ async def test_a_damaged_file_is_refused(path: Path) -> None:
 async def test_a_database_that_went_missing_beside_its_log_is_not_made_anew(path: Path) -> None:
     path.with_name(path.name + "-wal").write_bytes(b"the newest commits")
     assert "missing" in await refusal(path)
+
+
+async def test_an_empty_log_that_a_reader_left_is_no_hindrance(path: Path) -> None:
+    path.with_name(path.name + "-wal").write_bytes(b"")
+    async with SqliteLedger.opened(path, now_ms=CLOCK.now_ms, durability="process") as ledger:
+        await accepted(ledger)
 
 
 async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

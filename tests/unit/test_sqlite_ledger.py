@@ -197,7 +197,7 @@ async def test_labels_are_never_overwritten(ledger: SqliteLedger, path: Path) ->
 async def test_a_retired_task_leaves_no_rows_behind(ledger: SqliteLedger, path: Path, clock: CountingClock) -> None:
     await done(ledger)
     clock.wall_ms += 1
-    await ledger.retire_tasks(settled_before_ms=clock.wall_ms, limit=9)
+    await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=9)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         for table, rows in (("task", 0), ("attempt", 0), ("result", 0), ("retired_submission", 1)):
             assert connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (rows,), table
@@ -211,7 +211,7 @@ async def test_an_event_in_one_group_with_retention_sees_what_retention_did(
     pictures, (still_there,), rows, (not_there,) = await asyncio.gather(
         ledger.retire_images(settled_before_ms=clock.wall_ms, keep_bytes=0, limit=1),
         ledger.apply_many([finished(kept.task_id, "a")]),
-        ledger.retire_tasks(settled_before_ms=clock.wall_ms, limit=9),
+        ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=9),
         ledger.apply_many([finished(gone.task_id, "b")]),
     )
     assert (pictures.images, rows.tasks) == ((kept.image,), 2)

@@ -47,7 +47,7 @@ QUERIES: dict[str, Callable[[Group], object]] = {
     "claim": lambda g: g.claim(limit=10, after_seq=3),
     "expire_due": lambda g: g.expire_due(limit=10),
     "retire_images": lambda g: retention.retire_images(g, settled_before_ms=10, keep_bytes=0, limit=10),
-    "retire_tasks": lambda g: retention.retire_tasks(g, settled_before_ms=10, limit=10),
+    "retire_tasks": lambda g: retention.retire_tasks(g, settled_before_ms=10, keys_before_ms=9, limit=10),
     "changes_since": lambda g: reader.changes_since(g.connection, cursor=5, limit=10),
     "get_many": lambda g: reader.get_many(g.connection, [TASK]),
     "details": details,
