@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgesched.domain.device import DeviceId
 from edgesched.domain.task import (
     AttemptId,
+    ModelFacts,
+    Submission,
+    Task,
     TaskCounts,
     TaskDetails,
     TaskFilter,
     TaskId,
     TaskPage,
+    TaskStats,
 )
 
 
@@ -23,17 +27,25 @@ class TaskToPlace:
     model: str
     size_bytes: int
     avoid: frozenset[DeviceId] = frozenset()  # devices where it failed; used only if nothing else can run it
+    labels: Mapping[str, str] = field(default_factory=dict)  # a device must carry all of these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFlight:
-    """One open attempt, as the task manager knows it: the truth about a device's work."""
+    """One open attempt, as the task manager knows it: the truth about a device's work.
+
+    The last three are what placement promised when it chose the device, brought up to date with every reply since, so
+    that its reservations can be built again from this record alone. None: nothing was promised (an adopted attempt).
+    """
 
     attempt_id: AttemptId
     device_id: DeviceId
     model: str
     size_bytes: int
     elapsed_ms: float  # since it was sent
+    slot: int | None = None  # of the device, counted from 0
+    predicted_remaining_ms: float | None = None  # until its answer; negative: overdue by so much
+    transfer_remaining_ms: float | None = None  # until the device has the whole picture; 0 once it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +59,8 @@ class FinishedSample:
     transfer_ms: float | None
     total_ms: float  # sent out -> outcome, as the task manager saw it
     succeeded: bool
+    predicted_ms: float | None = None  # what total_ms was promised to be when it was sent
+    blames_device: bool = True  # False: it failed because of the picture; another device would have failed as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +72,7 @@ class PlacementRequest:
     finished: Sequence[FinishedSample] = ()
     unreachable: frozenset[DeviceId] = frozenset()  # their stream is broken: no new work until it is healed
     strategy: str | None = None  # None: the gateway's default
+    explain: bool = True  # False: candidates come without their terms, which nobody reads at full speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +85,24 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """When a device should have a picture and answer it, in milliseconds from the decision."""
+
+    slot: int  # the device's slot that it was given in the plan, counted from 0
+    slots: int  # how many the device has
+    arrival_ms: float  # the device has the whole picture
+    answer_ms: float  # the answer is back
+    service_ms: float  # how long it holds the slot
+    way_back_ms: float  # from the end of the work to the answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Where a task goes, and why. `device_id` is None when it has to wait or cannot run anywhere."""
+    """Where a task goes, and why. `device_id` is None when it has to wait or cannot run anywhere.
+
+    With a strategy that waits, `chosen` may be a device without a free place: then `waits_for` says why it does not
+    get the task yet, and the task stays in the queue.
+    """
 
     task_id: TaskId
     device_id: DeviceId | None
@@ -79,13 +110,21 @@ class Decision:
     chosen: Candidate | None
     runner_up: Candidate | None
     excluded: Mapping[DeviceId, str]  # device -> reason
+    promise: Promise | None = None  # None if it has to wait
+    waits_for: str | None = None  # why `chosen` cannot take it now
+    next_opening: int | None = None
+    """Of a task that waits: how many tasks must be in line before one of them finds a device; None: none has room."""
 
     def reason(self) -> str:
         """One sentence for people, the log and the task's attempt."""
+        if self.waits_for is not None and self.chosen is None:
+            return f"{self.strategy}: waits in line ({self.waits_for})"
         if self.chosen is None:
             why = "; ".join(f"{d}: {r}" for d, r in sorted(self.excluded.items()))
             return f"no device can take it now ({why or 'no device is registered'})"
         text = f"{self.strategy}: {self.chosen.device_id} scores {self.chosen.score:.3f}"
+        if self.waits_for is not None:
+            text += f" but has no room, so the task waits ({self.waits_for})"
         if self.runner_up is not None:
             text += f"; next best {self.runner_up.device_id} {self.runner_up.score:.3f}"
         for device_id, reason in sorted(self.excluded.items())[:5]:
@@ -132,3 +171,47 @@ class TaskQueries(Protocol):
     async def list(self, filter_: TaskFilter, *, limit: int, cursor: int | None) -> TaskPage: ...
 
     async def counts(self) -> TaskCounts: ...
+
+    async def stats(self) -> TaskStats: ...
+
+    async def models(self) -> Sequence[ModelFacts]:
+        """By name."""
+        ...
+
+    async def picture(self, task_id: TaskId) -> bytes:
+        """The encoded picture as it was sent. Raises: NotKnown if there is no such task, or its picture was let go."""
+        ...
+
+    def changes(self) -> AsyncGenerator[Task, None]:
+        """Tasks as they change from now on, each in its newest state; states in between may be missing, never the last.
+
+        Ends only by being closed, or with PeerUnavailable: then whoever follows has to look at everything again.
+        """
+        ...
+
+
+class TaskCommands(Protocol):
+    """Told by people through the gateway, done by the task manager. All raise PeerUnavailable, as above."""
+
+    async def submit(self, submission: Submission) -> TaskId:
+        """Returns once it is durable. The same client and key again give the same task.
+
+        Raises: InvalidInput, NotKnown (model), Conflict (the key was used for something else), Overloaded.
+        """
+        ...
+
+    async def cancel(self, task_id: TaskId) -> Task:
+        """End an open task without labels. Raises: NotKnown, IllegalTransition (it has ended in another way)."""
+        ...
+
+    async def retry(self, task_id: TaskId) -> Task:
+        """Queue a dead letter again. Raises: NotKnown, IllegalTransition (it has not failed, or has no picture)."""
+        ...
+
+    async def abandon(self, task_id: TaskId) -> Task:
+        """Give up delivering its labels. Raises: NotKnown, IllegalTransition (it does not wait for delivery)."""
+        ...
+
+
+class TaskDesk(TaskQueries, TaskCommands, Protocol):
+    """Both: what a gateway holds."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from dataclasses import replace
 
-from edgesched.domain.device import DeviceState
-from edgesched.placement.estimate import PlacementMemory
+from edgesched.clock import Clock, SystemClock
+from edgesched.domain.device import Device, DeviceState
 from edgesched.placement.filters import ANY_MODEL
+from edgesched.placement.fleet import FleetSnapshot
+from edgesched.placement.memory import PlacementMemory
 from edgesched.placement.planner import plan, preview
 from edgesched.placement.strategies import strategy_name
 from edgesched.ports import Decision, DeviceRoute, PlacementPlan, PlacementRequest
 from gateway.registry import Registry
+
+SNAPSHOT_VALID_MS = 50.0
+"""Heartbeats come every few seconds and placement calls hundreds of times a second: a snapshot serves many of them,
+unless the registry says that something changed which matters."""
+
+SNAPSHOT_COST_MS = 0.1
+"""Of a large fleet one is taken less often, by so much per device: ten thousand must not keep the process busy."""
 
 
 class LocalPlacement:
@@ -23,16 +33,24 @@ class LocalPlacement:
     """
 
     def __init__(
-        self, registry: Registry, memory: PlacementMemory | None = None, default_strategy: str | None = None
+        self,
+        registry: Registry,
+        memory: PlacementMemory | None = None,
+        default_strategy: str | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._registry = registry
+        self._clock = clock or SystemClock()
+        self._devices: tuple[Device, ...] = ()
+        self._taken_at_ms = -math.inf
+        self._taken_version = -1
         self._memory = memory or PlacementMemory()
         self._default_strategy = strategy_name(default_strategy)
         self._seen_version = -1
 
     async def place(self, request: PlacementRequest) -> PlacementPlan:
         self._seen_version = self._registry.version
-        fleet = self._registry.snapshot()
+        fleet = self._snapshot()
         request = replace(request, strategy=request.strategy or self._default_strategy)
         decisions = plan(request, fleet, self._memory)
         routes = tuple(
@@ -66,6 +84,14 @@ class LocalPlacement:
             model=model or ANY_MODEL,
             size_bytes=size_bytes,
             strategy=strategy or self._default_strategy,
-            fleet=self._registry.snapshot(),
+            fleet=self._snapshot(),
             memory=self._memory,
         )
+
+    def _snapshot(self) -> FleetSnapshot:
+        now_ms = self._clock.monotonic_ms()
+        is_old = now_ms - self._taken_at_ms >= max(SNAPSHOT_VALID_MS, SNAPSHOT_COST_MS * len(self._devices))
+        if is_old or self._taken_version != self._registry.version:
+            self._devices = self._registry.snapshot().devices
+            self._taken_at_ms, self._taken_version = now_ms, self._registry.version
+        return FleetSnapshot(devices=self._devices, at_ms=now_ms)

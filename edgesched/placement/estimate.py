@@ -1,23 +1,29 @@
-"""What is remembered between requests: how fast each device is, whose turn it was, and the generator for ties.
+"""What is known of one device: its service time per model, its link, and who else uses it.
 
-Everything here can be lost: the estimates are learned again from finished attempts, starting from the board's profile.
-Source of the quantities: queueing practice with exponentially weighted averages; a device's own *service* time is
-averaged, never the round trip, which would count our own queue twice.
+Everything here can be lost: it starts from the board's profile and is learned again from finished attempts. A device's
+own *service* time is averaged, never the round trip, which would count our own queue twice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, field
-from random import Random
 from typing import TypeGuard
 
-from edgesched.domain.device import Device, DeviceId
+from edgesched.domain.device import Device, Telemetry
+from edgesched.placement.breaker import Breaker
 from edgesched.ports import FinishedSample
 
 ALPHA = 0.1
-"""Weight of the newest sample."""
+"""Weight of the newest sample, once there are some."""
+
+TRUSTED_SAMPLES = 10
+SURPRISE = 4.0
+"""A trusted average takes no single sample for more than so many times itself: one frozen second is not the new speed,
+while a board that really became slower is believed within a few pictures."""
+
+HALF_LIFE_MS = 30_000.0
+"""Without news an average goes back towards the profile: a board once seen as slow gets no work that could clear it."""
 
 MIN_LINK_SAMPLE_BYTES = 32 * 1024
 """A smaller body measures the round trip more than the link."""
@@ -25,67 +31,117 @@ MIN_LINK_SAMPLE_BYTES = 32 * 1024
 MIN_LINK_MBPS = 0.01
 """A link that is reported slower than this counts as this fast, so that every score stays a finite number."""
 
+REPORT_TAU_MS = 4_000.0
+REPORT_VALID_MS = 6_000.0
+"""Two and three of the usual heartbeat intervals: how fast a report loses its weight, and when it counts no more."""
+
+MAX_OTHERS = 0.9
+OTHERS_NOISE = 0.1
+"""Use that our own work does not explain counts as somebody else's from here on; below it is measurement noise."""
+
+LATE_WEIGHT = 0.05
+"""Of the newest answer in the average of how late answers come: what no other estimate explains, slowly."""
+
+
+@dataclass(slots=True)
+class Average:
+    """An exponentially weighted average. The guess that it starts from counts as one sample only."""
+
+    value: float
+    at_ms: float
+    samples: int = 0
+
+    def add(self, sample: float, now_ms: float) -> None:
+        if self.samples >= TRUSTED_SAMPLES:
+            sample = min(sample, SURPRISE * self.value)
+        self.value += max(ALPHA, 1.0 / (self.samples + 2)) * (sample - self.value)
+        self.samples += 1
+        self.at_ms = now_ms
+
+    def read(self, guess: float, now_ms: float) -> float:
+        """The average, the nearer to the guess the longer nothing was heard."""
+        age_ms = now_ms - self.at_ms
+        return self.value if age_ms <= 0 else guess + (self.value - guess) * 0.5 ** (age_ms / HALF_LIFE_MS)
+
 
 @dataclass(slots=True, kw_only=True)
 class DeviceMemory:
-    """What was learned about one device."""
+    """What was learned about one device since this start of its agent."""
 
-    service_ms: dict[str, float] = field(default_factory=dict)  # model -> average
-    ms_per_byte: float | None = None  # average of the link; None: nothing was measured yet
+    boot_id: str
+    service: dict[str, Average] = field(default_factory=dict)  # model -> ms, as if nobody else used the board
+    link: Average | None = None  # ms per byte; None: nothing was measured yet
+    completed: int = 0  # since it came, or came back from failing: for the slow start of its window
+    breaker: Breaker = field(default_factory=Breaker)
+    late_ms: float = 0.0  # how much later than promised its answers came, on average
     last_turn: int = 0  # when it was chosen last; 0: never
+    heard: Telemetry | None = None  # the newest report that said something new
+    heard_at_ms: float = 0.0
+    busy_ms: float = 0.0  # service time of our own pictures since then
+    others: float = 0.0  # fraction of the board that somebody else used then
 
+    def report_weight(self, now_ms: float) -> float:
+        """How much the newest report still counts, 1..0: an old report is a bad report."""
+        age_ms = max(0.0, now_ms - self.heard_at_ms)
+        return 0.0 if age_ms > REPORT_VALID_MS else math.exp(-age_ms / REPORT_TAU_MS)
 
-class PlacementMemory:
-    """The only state that placement has. seed: for ties."""
+    def others_now(self, now_ms: float) -> float:
+        return self.others * self.report_weight(now_ms) if self.others else 0.0
 
-    def __init__(self, seed: int = 0) -> None:
-        self.random = Random(seed)
-        self._devices: dict[DeviceId, DeviceMemory] = {}
-        self._turn = 0
-
-    def of(self, device_id: DeviceId) -> DeviceMemory:
-        memory = self._devices.get(device_id)
-        if memory is None:
-            memory = self._devices[device_id] = DeviceMemory()
-        return memory
-
-    def keep_only(self, device_ids: Collection[DeviceId]) -> None:
-        """Forget devices that left, so that this never grows beyond the fleet."""
-        for gone in [device_id for device_id in self._devices if device_id not in device_ids]:
-            del self._devices[gone]
-
-    def take_turn(self, device_id: DeviceId) -> None:
-        self._turn += 1
-        self.of(device_id).last_turn = self._turn
-
-    def learn(self, sample: FinishedSample, device: Device) -> None:
-        """Take one finished attempt into the averages. A failure teaches nothing: failing fast is not being fast."""
+    def learn(self, sample: FinishedSample, device: Device, now_ms: float) -> None:
+        """Take in one finished attempt. A failure teaches the breaker only: failing fast is not being fast."""
         if not sample.succeeded:
+            if sample.blames_device:
+                self.breaker.failed(now_ms)
+                self.completed = 0
             return
-        memory = self.of(device.device_id)
+        self.breaker.succeeded(now_ms)
+        self.completed += 1
         if _is_duration(sample.service_ms) and sample.model in device.models:
-            before = memory.service_ms.get(sample.model, device.profile.service_ms)
-            memory.service_ms[sample.model] = before + ALPHA * (sample.service_ms - before)
+            self.busy_ms += sample.service_ms
+            average = self.service.setdefault(sample.model, Average(device.profile.service_ms, now_ms))
+            average.add(sample.service_ms * (1.0 - self.others_now(now_ms)), now_ms)
         if _is_duration(sample.transfer_ms) and sample.size_bytes > MIN_LINK_SAMPLE_BYTES:
             # Averaged as time per byte, which is what is predicted: one impossibly fast reading then does no harm.
-            cost = _learned_ms_per_byte(device, memory)
-            memory.ms_per_byte = cost + ALPHA * (sample.transfer_ms / sample.size_bytes - cost)
+            if self.link is None:
+                self.link = Average(_ms_per_byte(device.profile.link_mbps), now_ms)
+            self.link.add(sample.transfer_ms / sample.size_bytes, now_ms)
+        if _is_duration(sample.predicted_ms) and _is_duration(sample.total_ms):
+            self.late_ms += LATE_WEIGHT * (sample.total_ms - sample.predicted_ms - self.late_ms)
+
+    def hear(self, device: Device, now_ms: float) -> bool:
+        """Look at the newest report: what of the board's use is not ours? The same report again is no news.
+
+        Returns: whether it said something new.
+        """
+        telemetry = device.telemetry
+        if telemetry is self.heard or telemetry == self.heard:
+            return False
+        span_ms = now_ms - self.heard_at_ms
+        used = telemetry.xpu_used_fraction if telemetry.xpu_used_fraction is not None else telemetry.cpu_used_fraction
+        if self.heard is not None and span_ms > 0 and used is not None:
+            ours = self.busy_ms / (span_ms * device.profile.slots)
+            others = min(MAX_OTHERS, used - ours)
+            self.others += 0.5 * ((others if others >= OTHERS_NOISE else 0.0) - self.others)
+        self.heard, self.heard_at_ms, self.busy_ms = telemetry, now_ms, 0.0
+        return True
 
 
-def _learned_ms_per_byte(device: Device, memory: DeviceMemory) -> float:
-    return memory.ms_per_byte if memory.ms_per_byte is not None else _ms_per_byte(device.profile.link_mbps)
+def service_ms(device: Device, memory: DeviceMemory, model: str, now_ms: float) -> float:
+    """Time that one picture holds a slot of the device, longer if somebody else uses the board as well."""
+    guess = device.profile.service_ms
+    known = memory.service.get(model)
+    alone = guess if known is None else known.read(guess, now_ms)
+    return alone / (1.0 - memory.others_now(now_ms))
 
 
-def link_ms_per_byte(device: Device, memory: DeviceMemory) -> float:
-    """Transfer time of one byte: what was learned (at first the profile), but never faster than the device reports."""
-    learned = _learned_ms_per_byte(device, memory)
+def link_ms_per_byte(device: Device, memory: DeviceMemory, now_ms: float) -> float:
+    """Transfer time of one byte: what was learned (at first the profile), never faster than a fresh report says."""
+    guess = _ms_per_byte(device.profile.link_mbps)
+    learned = guess if memory.link is None else memory.link.read(guess, now_ms)
     reported = device.telemetry.link_bandwidth_mbps
-    return learned if reported is None else max(learned, _ms_per_byte(reported))
-
-
-def service_ms(device: Device, memory: DeviceMemory, model: str) -> float:
-    """Time that one picture holds a slot of the device."""
-    return memory.service_ms.get(model, device.profile.service_ms)
+    is_fresh = reported is not None and memory.report_weight(now_ms) > 0
+    return max(learned, _ms_per_byte(reported)) if reported is not None and is_fresh else learned
 
 
 def round_trip_ms(device: Device) -> float:

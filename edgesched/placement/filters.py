@@ -13,6 +13,8 @@ Filter = Callable[[TaskToPlace, Standing], str | None]
 MAX_MEMORY_USED_FRACTION = 0.92
 """Memory is a limit, not a weight: a board that swaps is of no use, a half full one is as good as an empty one."""
 
+FAILED_THERE = "task failed there before"
+
 ANY_MODEL = ""
 """The model of a dry run that names none."""
 
@@ -28,8 +30,21 @@ def not_ready(task: TaskToPlace, standing: Standing) -> str | None:
             return f"silent: its last heartbeat is {device.last_heartbeat_age_ms / 1000:.1f} s old"
 
 
+def not_wanted(task: TaskToPlace, standing: Standing) -> str | None:
+    if standing.device.is_draining:
+        return "draining: it finishes what it has and leaves"
+    return "cordoned by an operator" if standing.device.is_cordoned else None
+
+
 def link_broken(task: TaskToPlace, standing: Standing) -> str | None:
     return None if standing.is_reachable else "the task manager's connection to it is broken"
+
+
+def breaker_open(task: TaskToPlace, standing: Standing) -> str | None:
+    if not standing.breaker_ms:
+        return None
+    failures = standing.memory.breaker.failures
+    return f"breaker open: {failures} failures in a row; one task tries again in {standing.breaker_ms / 1000:.1f} s"
 
 
 def no_build(task: TaskToPlace, standing: Standing) -> str | None:
@@ -39,6 +54,14 @@ def no_build(task: TaskToPlace, standing: Standing) -> str | None:
     return None if task.model in models else f"no build of model {task.model}"
 
 
+def labels_differ(task: TaskToPlace, standing: Standing) -> str | None:
+    for name, wanted in task.labels.items():
+        found = standing.device.labels.get(name)
+        if found != wanted:
+            return f"label {name} is {found or 'not set'}, the task wants {wanted}"
+    return None
+
+
 def memory_full(task: TaskToPlace, standing: Standing) -> str | None:
     used = standing.device.telemetry.memory_used_fraction
     if used is None or used <= MAX_MEMORY_USED_FRACTION:
@@ -46,29 +69,13 @@ def memory_full(task: TaskToPlace, standing: Standing) -> str | None:
     return f"memory {used:.0%} used, the limit is {MAX_MEMORY_USED_FRACTION:.0%}"
 
 
-def failed_there(task: TaskToPlace, standing: Standing) -> str | None:
-    return "task failed there before" if standing.device.device_id in task.avoid else None
+UNABLE: Sequence[Filter] = (not_ready, not_wanted, link_broken, breaker_open, no_build, labels_differ, memory_full)
+"""Reasons that no waiting for other tasks will change. The first one is the one that is told."""
 
 
-def window_full(task: TaskToPlace, standing: Standing) -> str | None:
-    device = standing.device
-    if standing.in_flight_tasks >= device.window_tasks:
-        return f"window full: {standing.in_flight_tasks} of {device.window_tasks} tasks"
-    wanted = standing.in_flight_bytes + task.size_bytes
-    if wanted > device.window_bytes and standing.in_flight_tasks:  # an empty window takes any picture, or it never goes
-        return f"window full: {wanted:,} of {device.window_bytes:,} bytes with this picture"
-    return None
-
-
-UNABLE: Sequence[Filter] = (not_ready, link_broken, no_build, memory_full)
-"""Reasons that no waiting for other tasks will change."""
-
-FILTERS: Sequence[Filter] = (*UNABLE, failed_there, window_full)
-"""The first reason is the one that is told."""
-
-
-def refusal(task: TaskToPlace, standing: Standing, filters: Sequence[Filter] = FILTERS) -> str | None:
-    for refuses in filters:
+def inability(task: TaskToPlace, standing: Standing) -> str | None:
+    """Why a device cannot run such tasks now, whatever else it does; None if it can."""
+    for refuses in UNABLE:
         reason = refuses(task, standing)
         if reason is not None:
             return reason

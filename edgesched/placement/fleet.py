@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass
 
-from edgesched.domain.device import Device
+from edgesched.domain.device import Device, Telemetry
+from edgesched.errors import InvalidInput
 from edgesched.placement.estimate import DeviceMemory, link_ms_per_byte, round_trip_ms, service_ms
+from edgesched.placement.window import bandwidth_delay, window_tasks
+from edgesched.ports import InFlight, Promise
+
+INFINITE_BYTES = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,41 +19,211 @@ class FleetSnapshot:
     """Every registered device at one instant. Their order means nothing."""
 
     devices: tuple[Device, ...]
+    at_ms: float = 0.0  # a monotonic clock's reading; placement has no clock of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TieBreakers:
+    """Seconds of work that a fully used CPU or accelerator counts for under `load`: they decide between equals."""
+
+    cpu: float = 0.001
+    xpu: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name in ("cpu", "xpu"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidInput(f"the tie-breaker {name} must be 0..1 seconds, got {getattr(self, name)}")
+
+    def score(self, telemetry: Telemetry) -> float:
+        """What the board cannot report adds nothing."""
+        return self.cpu * (telemetry.cpu_used_fraction or 0.0) + self.xpu * (telemetry.xpu_used_fraction or 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What is the same for all devices of one plan."""
+
+    now_ms: float
+    typical_bytes: float
+    tie_breakers: TieBreakers
 
 
 class Standing:
-    """One device while one plan is made: its work in flight, the plan's own earlier choices included.
+    """One device while plans are made: what is known of it, and its work in flight with the plan's own choices.
 
-    The request says what is in flight, so nothing here is older than the request; heartbeats only break ties.
+    The request says what is in flight, so nothing here is older than the request. Times are in milliseconds from the
+    request's instant. The reservations are those of online list scheduling: when the link is free again, and when each
+    slot is (HEFT's earliest finish time; Topcuoglu et al. 2002).
     """
 
-    __slots__ = ("_ms_per_byte", "device", "in_flight_bytes", "in_flight_tasks", "is_reachable", "memory", "work_ms")
+    __slots__ = (
+        "_answers",
+        "_services",
+        "breaker_ms",
+        "device",
+        "free_ms",
+        "half_trip_ms",
+        "in_flight_bytes",
+        "in_flight_tasks",
+        "is_reachable",
+        "link_free_ms",
+        "memory",
+        "ms_per_byte",
+        "now_ms",
+        "ready_ms",
+        "ready_with_place_ms",
+        "room_bytes",
+        "slot_free_ms",
+        "slots",
+        "tie_breaker_s",
+        "waiting_tasks",
+        "way_back_ms",
+        "window",
+        "work_ms",
+    )
 
-    def __init__(self, device: Device, memory: DeviceMemory, *, is_reachable: bool) -> None:
+    def __init__(self, device: Device, memory: DeviceMemory, outlook: Outlook, *, is_reachable: bool) -> None:
         self.device = device
         self.memory = memory
         self.is_reachable = is_reachable
+        self.slots = device.profile.slots
+        self.refresh(outlook)
+
+    def refresh(self, outlook: Outlook) -> None:
+        """Take over what is known of the device now; its work in flight is forgotten."""
+        device, memory, now_ms = self.device, self.memory, outlook.now_ms
+        self.now_ms = now_ms
+        self.breaker_ms = memory.breaker.remaining_ms(now_ms)
+        self._services: dict[str, float] = {}
+        self.tie_breaker_s = outlook.tie_breakers.score(device.telemetry) * memory.report_weight(now_ms)
+        self.ms_per_byte = link_ms_per_byte(device, memory, now_ms)
+        self.half_trip_ms = round_trip_ms(device) / 2
+        self.way_back_ms = self.half_trip_ms + max(0.0, memory.late_ms)
+        fastest_ms = min((self.service_ms(model) for model in memory.service), default=device.profile.service_ms)
+        self.window = window_tasks(
+            memory,
+            declared=device.window_tasks,
+            bandwidth_delay_tasks=bandwidth_delay(
+                service_ms=fastest_ms,
+                transfer_ms=outlook.typical_bytes * self.ms_per_byte,
+                round_trip_ms=2 * self.half_trip_ms,
+                slots=self.slots,
+            ),
+        )
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing is in flight."""
         self.in_flight_tasks = 0
+        self.waiting_tasks = 0  # of these: the ones that wait in line for a place here
         self.in_flight_bytes = 0
-        self.work_ms = 0.0  # bottleneck time of everything in flight
-        self._ms_per_byte = link_ms_per_byte(device, memory)
+        self.work_ms = 0.0
+        """Bottleneck time of everything in flight that is still to be done."""
+        self.link_free_ms = 0.0
+        self.slot_free_ms = [0.0] * self.slots
+        self._answers: list[float] = []  # when each one is expected, rising
+        self.settle()
 
-    def take(self, model: str, size_bytes: int) -> None:
-        """Count one more task as in flight."""
-        self.work_ms += self.bottleneck_ms(model, size_bytes)
-        self.in_flight_tasks += 1
-        self.in_flight_bytes += size_bytes
-
-    def transfer_ms(self, size_bytes: int) -> float:
-        return size_bytes * self._ms_per_byte
+    # --- what one task costs here ---
 
     def service_ms(self, model: str) -> float:
-        return service_ms(self.device, self.memory, model)
+        known = self._services.get(model)
+        if known is None:
+            known = self._services[model] = service_ms(self.device, self.memory, model, self.now_ms)
+        return known
+
+    def transfer_ms(self, size_bytes: int) -> float:
+        return size_bytes * self.ms_per_byte
 
     def bottleneck_ms(self, model: str, size_bytes: int) -> float:
         """How long this task occupies the narrower of the link and the slots: what it adds to the device's work."""
-        return max(self.transfer_ms(size_bytes), self.service_ms(model) / self.device.profile.slots)
+        return max(size_bytes * self.ms_per_byte, self.service_ms(model) / self.slots)
 
     def unloaded_ms(self, model: str, size_bytes: int) -> float:
         """Time to the answer if nothing else were there."""
-        return round_trip_ms(self.device) + self.transfer_ms(size_bytes) + self.service_ms(model)
+        return self.half_trip_ms + size_bytes * self.ms_per_byte + self.service_ms(model) + self.way_back_ms
+
+    # --- work in flight ---
+
+    def add(self, attempt: InFlight) -> None:
+        """Count an attempt that is in flight. `settle` once all are counted.
+
+        An overdue answer is expected to take as long again as it is late: a board that froze then looks ever worse,
+        although nothing is heard of it.
+        """
+        service_ms = self.service_ms(attempt.model)
+        if attempt.slot is None or attempt.predicted_remaining_ms is None:
+            self.reserve(attempt.size_bytes, service_ms)
+            return
+        remaining_ms = abs(attempt.predicted_remaining_ms)
+        transfer_ms = attempt.size_bytes * self.ms_per_byte
+        # Work shrinks once the answer is nearer than an idle device's would be.
+        part_left = min(1.0, remaining_ms / (self.half_trip_ms + transfer_ms + service_ms + self.way_back_ms + 1e-9))
+        self.work_ms += part_left * max(transfer_ms, service_ms / self.slots)
+        self.in_flight_tasks += 1
+        self.in_flight_bytes += attempt.size_bytes
+        insort(self._answers, remaining_ms)
+        self.link_free_ms = max(self.link_free_ms, attempt.transfer_remaining_ms or 0.0)
+        slot = attempt.slot % self.slots  # a device may come back with fewer slots
+        self.slot_free_ms[slot] = max(self.slot_free_ms[slot], remaining_ms - self.way_back_ms)
+
+    def take(self, model: str, size_bytes: int) -> Promise:
+        """Reserve link, slot and window for one more task; it is sent as soon as there is a place for it."""
+        service_ms = self.service_ms(model)
+        slot, arrival_ms, end_ms = self.reserve(size_bytes, service_ms)
+        return Promise(
+            slot=slot,
+            slots=self.slots,
+            arrival_ms=arrival_ms,
+            answer_ms=end_ms + self.way_back_ms,
+            service_ms=service_ms,
+            way_back_ms=self.way_back_ms,
+        )
+
+    def reserve(self, size_bytes: int, service_ms: float) -> tuple[int, float, float]:
+        """Returns: slot, when the device has the picture, and when it has done it."""
+        transfer_ms, share_ms = size_bytes * self.ms_per_byte, service_ms / self.slots
+        has_room = size_bytes <= self.room_bytes
+        ready_ms = self.ready_ms if has_room else self.ready_with_place_ms
+        self.waiting_tasks += not has_room
+        self.link_free_ms = arrival_ms = ready_ms + transfer_ms
+        free_ms = self.free_ms
+        slot = self.slot_free_ms.index(free_ms)
+        self.slot_free_ms[slot] = end_ms = (arrival_ms if arrival_ms > free_ms else free_ms) + service_ms
+        insort(self._answers, end_ms + self.way_back_ms)
+        self.work_ms += transfer_ms if transfer_ms > share_ms else share_ms
+        self.in_flight_tasks += 1
+        self.in_flight_bytes += size_bytes
+        self.settle()
+        return slot, arrival_ms, end_ms
+
+    def put_off(self, tasks: int, each_ms: float) -> None:
+        """As if so many more tasks had been taken: those that wait in line before the next one that is looked at."""
+        delay_ms = tasks * each_ms
+        self.link_free_ms += delay_ms
+        self.slot_free_ms = [free_ms + delay_ms for free_ms in self.slot_free_ms]
+        self._answers = [answer_ms + delay_ms for answer_ms in self._answers]
+        self.work_ms += delay_ms
+        self.settle()
+
+    def settle(self) -> None:
+        """Sum up: the earliest free slot, the room in the window, and when a picture could be on the link."""
+        self.free_ms = min(self.slot_free_ms)
+        half_trip_ms, link_free_ms = self.half_trip_ms, self.link_free_ms
+        self.ready_ms = self.ready_with_place_ms = half_trip_ms if half_trip_ms > link_free_ms else link_free_ms
+        if not self.in_flight_tasks:  # an empty window takes any picture, or it never goes
+            self.room_bytes = INFINITE_BYTES
+            return
+        excess = self.in_flight_tasks - self.window
+        self.room_bytes = -1.0 if excess >= 0 else self.device.window_bytes - self.in_flight_bytes
+        leaves_ms = self._answers[max(0, excess)] + half_trip_ms
+        if leaves_ms > link_free_ms:
+            self.ready_with_place_ms = leaves_ms
+
+    def full_reason(self, size_bytes: int) -> str:
+        """Why a picture of this size finds no room."""
+        sent = self.in_flight_tasks - self.waiting_tasks
+        if sent >= self.window:
+            return f"window full: {sent} of {self.window} tasks"
+        wanted = self.in_flight_bytes + size_bytes
+        return f"window full: {wanted:,} of {self.device.window_bytes:,} bytes with this picture"

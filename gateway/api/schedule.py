@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgesched import rest
 from edgesched.domain.device import DeviceId
 from edgesched.errors import InvalidInput, NoFeasibleDevice
-from edgesched.ports import Candidate, PlacementRequest
+from edgesched.ports import Candidate, PlacementPlan, PlacementRequest
 from gateway.local_placement import LocalPlacement
 from gateway.routes import LARGEST_NUMBER, Route, json_reply, whole_number
 
@@ -25,8 +25,8 @@ MAX_TASKS_PER_REQUEST = 10_000
 ASSUMPTION = "as if nothing were in flight: only the task manager knows what is, and says so with each of its requests"
 
 
-class DryRunRequest(BaseModel):
-    """The body of a POST. All of it may also stand in the query, which wins."""
+class DryRunQuery(BaseModel):
+    """What a dry run may be told."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,6 +34,11 @@ class DryRunRequest(BaseModel):
     stargety: str | None = None  # the spelling of the system that people come from
     model: str | None = None
     size_bytes: Annotated[int, Field(ge=0, le=LARGEST_NUMBER)] = TYPICAL_PICTURE_BYTES
+
+
+class DryRunRequest(DryRunQuery):
+    """The body of a POST. All of it may also stand in the query, which wins."""
+
     tasks: object = None  # present: this is no dry run
 
 
@@ -65,8 +70,23 @@ class Schedule:
         ask = "?strategy=&model=&size_bytes=: dry run, says which device and why"
         place = "the same; with a list of tasks: place them"
         return (
-            Route(method="GET", path="/schedule", handler=self.ask, summary=ask),
-            Route(method="POST", path="/schedule", handler=self.place, summary=place),
+            Route(
+                method="GET",
+                path="/schedule",
+                handler=self.ask,
+                summary=ask,
+                query=DryRunQuery,
+                reply=DRY_RUN.adapter,
+            ),
+            Route(
+                method="POST",
+                path="/schedule",
+                handler=self.place,
+                summary=place,
+                query=DryRunQuery,
+                body=TypeAdapter(PlacementRequest | DryRunRequest),
+                reply=TypeAdapter(PlacementPlan | DryRun),
+            ),
         )
 
     async def ask(self, request: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ from typing import Any
 from edgesched.domain.device import BoardType, Device, DeviceId, DeviceProfile, DeviceState, Telemetry
 from edgesched.domain.task import AttemptId, TaskId
 from edgesched.placement.fleet import FleetSnapshot
+from edgesched.placement.memory import PlacementMemory
 from edgesched.ports import FinishedSample, InFlight, PlacementRequest, TaskToPlace
 
 MODEL = "shapes"
@@ -31,6 +32,14 @@ def device(device_id: str = "d", profile: DeviceProfile = RK3588, **changes: Any
         state=DeviceState.READY,
     )
     return replace(made, **changes)
+
+
+def acquainted(*devices: Device, seed: int = 0) -> PlacementMemory:
+    """A memory for which none of the devices is new: their windows are open."""
+    memory = PlacementMemory(seed)
+    for known in devices:
+        memory.of(known).completed = 1_000
+    return memory
 
 
 def fleet(*devices: Device) -> FleetSnapshot:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from edgesched.domain.device import Device, DeviceId, DeviceProfile, DeviceState
 from edgesched.errors import InvalidInput
-from edgesched.placement.estimate import PlacementMemory
 from edgesched.placement.filters import ANY_MODEL
+from edgesched.placement.memory import PlacementMemory
 from edgesched.placement.planner import plan, preview
 from edgesched.placement.strategies import STRATEGIES, strategy_name
-from edgesched.ports import Decision
-from tests.support.fleets import device, finished, fleet, in_flight, request, task, telemetry
+from edgesched.ports import Decision, FinishedSample
+from tests.support.fleets import acquainted, device, finished, fleet, in_flight, request, task, telemetry
 
 FAST = DeviceProfile(slots=2, service_ms=8.0, link_mbps=800.0, round_trip_ms=1.0)
 
 
 def only(*devices: Device, **asked: Any) -> Decision:
-    """The decision for one task."""
+    """The decision for one task, by somebody who has known the devices for a while."""
     what = asked.pop("task", task())
-    (decision,) = plan(request(what, **asked), fleet(*devices), PlacementMemory())
+    (decision,) = plan(request(what, **asked), fleet(*devices), acquainted(*devices))
     return decision
 
 
@@ -37,8 +38,8 @@ def only(*devices: Device, **asked: Any) -> Decision:
         ({"state": DeviceState.UNHEALTHY}, "unhealthy: it does not say why"),
         ({"models": frozenset({"other"})}, "no build of model shapes"),
         ({"telemetry": telemetry(memory_used_fraction=0.95)}, "memory 95% used, the limit is 92%"),
-        ({"window_tasks": 2}, "window full: 2 of 2 tasks"),
-        ({"window_bytes": 400_000}, "window full: 480,000 of 400,000 bytes with this picture"),
+        ({"is_cordoned": True}, "cordoned by an operator"),
+        ({"is_draining": True}, "draining: it finishes what it has and leaves"),
     ],
 )
 def test_a_device_that_cannot_take_it_is_left_out_with_the_reason(changes: dict[str, Any], reason: str) -> None:
@@ -47,6 +48,35 @@ def test_a_device_that_cannot_take_it_is_left_out_with_the_reason(changes: dict[
     assert decision.chosen is None
     assert decision.excluded == {"d": reason}
     assert reason in decision.reason()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"window_tasks": 2}, "window full: 2 of 2 tasks"),
+        ({"window_bytes": 400_000}, "window full: 480,000 of 400,000 bytes with this picture"),
+    ],
+)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_device_without_room_gets_nothing_and_the_reason_is_told(
+    changes: dict[str, Any], reason: str, strategy: str
+) -> None:
+    decision = only(device("d", **changes), flying=in_flight("d", 2), strategy=strategy)
+    assert decision.device_id is None
+    assert decision.promise is None
+    assert reason in decision.reason()
+
+
+def test_a_device_must_carry_the_labels_that_a_task_wants() -> None:
+    wants = replace(task(), labels={"place": "door"})
+    decision = only(
+        device("a", labels={"place": "roof"}), device("b"), device("c", labels={"place": "door"}), task=wants
+    )
+    assert decision.device_id == "c"
+    assert decision.excluded == {
+        "a": "label place is roof, the task wants door",
+        "b": "label place is not set, the task wants door",
+    }
 
 
 def test_a_device_whose_connection_is_broken_gets_nothing() -> None:
@@ -119,6 +149,8 @@ def test_load_scores_seconds_of_bottleneck_work() -> None:
             "service_ms": 27.0,
             "slots": 3,
             "in_flight_tasks": 2,
+            "window_tasks": 8,
+            "tie_breaker_s": 0,
         }
     )
 
@@ -170,10 +202,103 @@ def test_equal_devices_share_by_chance_and_the_seed_repeats_it() -> None:
 
 def test_the_tasks_of_one_request_see_each_other() -> None:
     tasks = [task(f"t{i}") for i in range(20)]
-    decisions = plan(request(*tasks), fleet(device("a"), device("b", window_tasks=5)), PlacementMemory())
+    boards = device("a"), device("b")
+    decisions = plan(request(*tasks), fleet(*boards), acquainted(*boards))
     assert [d.task_id for d in decisions] == [t.task_id for t in tasks]
-    assert Counter(d.device_id for d in decisions) == {"a": 8, "b": 5, None: 7}
-    assert decisions[-1].excluded == {"a": "window full: 8 of 8 tasks", "b": "window full: 5 of 5 tasks"}
+    assert Counter(d.device_id for d in decisions) == {"a": 8, "b": 8, None: 4}
+    first_to_wait = next(d for d in decisions if d.device_id is None)
+    assert first_to_wait.excluded == {"a": "window full: 8 of 8 tasks", "b": "window full: 8 of 8 tasks"}
+    assert first_to_wait.waits_for == "window full: 8 of 8 tasks"
+    assert decisions[-1].reason() == "load: waits in line (for a better device, behind others)"
+
+
+# -- waiting for a better device
+
+
+@pytest.mark.parametrize("strategy", ["load", "fastest"])
+def test_a_task_rather_waits_for_a_fast_board_than_takes_a_slow_one(strategy: str) -> None:
+    fast = device("fast", FAST, window_tasks=2)
+    slow = device("slow", replace(FAST, service_ms=500.0, slots=1))
+    decision = only(fast, slow, flying=in_flight("fast", 2), strategy=strategy)
+    assert decision.device_id is None
+    assert decision.chosen is not None
+    assert decision.chosen.device_id == "fast"
+    assert decision.waits_for == "window full: 2 of 2 tasks"
+    assert "fast scores" in decision.reason()
+    assert "but has no room, so the task waits" in decision.reason()
+
+
+@pytest.mark.parametrize("strategy", ["load", "fastest"])
+def test_the_one_that_is_deep_enough_in_line_gets_the_slow_board(strategy: str) -> None:
+    fast = device("fast", FAST, window_tasks=2)
+    slow = device("slow", replace(FAST, service_ms=100.0, slots=1))
+    tasks = [task(f"t{i}") for i in range(60)]
+    decisions = plan(
+        request(*tasks, flying=in_flight("fast", 2), strategy=strategy), fleet(fast, slow), acquainted(fast, slow)
+    )
+    sent = [i for i, decision in enumerate(decisions) if decision.device_id == "slow"]
+    assert sent
+    assert 5 < sent[0] < 40  # so many the fast one does in the time that the slow one needs for one
+    asked_for_one = plan(
+        request(flying=in_flight("fast", 2), strategy=strategy), fleet(fast, slow), acquainted(fast, slow)
+    )
+    assert asked_for_one[-1].next_opening is not None  # whoever asked should show more of the line
+
+
+def test_nobody_is_told_to_show_more_when_no_device_has_room() -> None:
+    board = device("a", window_tasks=1)
+    decisions = plan(request(task("x"), task("y"), flying=in_flight("a")), fleet(board), acquainted(board))
+    assert [d.next_opening for d in decisions] == [None, None]
+
+
+def test_fastest_counts_how_long_the_link_and_the_slots_are_taken() -> None:
+    promised = replace(in_flight("d")[0], slot=0, predicted_remaining_ms=40.0, transfer_remaining_ms=6.0)
+    decision = only(device("d", replace(FAST, slots=1)), flying=[promised], strategy="fastest")
+    assert decision.promise is not None
+    # 160,000 bytes at 800 Mbit/s: 1.6 ms behind the 6 ms; then the slot, free at 40 - 0.5 ms; 8 ms of work; 0.5 back
+    assert decision.promise.arrival_ms == pytest.approx(7.6)
+    assert decision.promise.answer_ms == pytest.approx(48.0)
+
+
+def test_a_new_device_starts_with_one_task_and_gets_one_more_with_each_success() -> None:
+    board, memory = device("d"), PlacementMemory()
+    tasks = [task(f"t{i}") for i in range(9)]
+
+    def sent(*samples: FinishedSample) -> int:
+        decisions = plan(request(*tasks, finished=samples), fleet(board), memory)
+        return sum(d.device_id is not None for d in decisions)
+
+    assert sent() == 1
+    assert sent(finished("d", service_ms=27.0)) == 2
+    assert sent(*[finished("d", service_ms=27.0)] * 20) == 8  # the bandwidth-delay window, twice
+
+
+# -- breaker
+
+
+def test_three_failures_in_a_row_open_the_breaker_and_one_task_tries_again_later() -> None:
+    board, memory = device("d"), acquainted(device("d"))
+    boards = fleet(board)
+    failed = finished("d", succeeded=False)
+
+    def at(now_ms: float, *samples: FinishedSample) -> list[Decision]:
+        asked = request(task("a"), task("b"), finished=samples)
+        return list(plan(asked, replace(boards, at_ms=now_ms), memory))
+
+    assert [d.device_id for d in at(0.0, failed)] == ["d", None]  # suspect: one at a time
+    assert at(10.0, failed, failed)[0].excluded == {
+        "d": "breaker open: 3 failures in a row; one task tries again in 1.0 s"
+    }
+    assert [d.device_id for d in at(1_011.0)] == ["d", None]
+    assert at(1_020.0, failed)[0].device_id is None  # for two seconds now
+    assert at(2_500.0)[0].device_id is None
+    assert at(3_100.0, finished("d", service_ms=27.0))[0].device_id == "d"
+
+
+def test_a_picture_that_cannot_be_read_is_not_the_boards_fault() -> None:
+    board, memory = device("d"), acquainted(device("d"))
+    bad = [finished("d", succeeded=False, blames_device=False)] * 10
+    assert plan(request(finished=bad), fleet(board), memory)[0].device_id == "d"
 
 
 def test_a_device_that_proves_slow_gets_less() -> None:
@@ -215,9 +340,9 @@ def test_a_device_that_comes_back_is_not_flooded() -> None:
 def test_an_unknown_strategy_is_refused_with_the_list_and_changes_nothing() -> None:
     memory = PlacementMemory()
     sample = finished("d", service_ms=900.0)
-    with pytest.raises(InvalidInput, match="no strategy 'greedy'; use one of: load, roundrobin"):
+    with pytest.raises(InvalidInput, match="no strategy 'greedy'; use one of: load, roundrobin, fastest"):
         plan(request(strategy="greedy", finished=[sample]), fleet(device("d")), memory)
-    assert memory.of(DeviceId("d")).service_ms == {}
+    assert memory.of(device("d")).service == {}
 
 
 def test_strategy_names() -> None:

@@ -1,0 +1,42 @@
+"""The circuit breaker of one device: a board that fails fast looks idle, and would swallow everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FAILURES_TO_OPEN = 3
+FIRST_OPEN_MS = 1_000.0
+LONGEST_OPEN_MS = 30_000.0
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Closed, open for 1, 2, 4 .. 30 s, then half open: one task tries, and its end decides.
+
+    Source: M. Nygard, "Release It!" (the circuit breaker pattern), with exponential back-off.
+    """
+
+    failures: int = 0  # in a row
+    open_until_ms: float = 0.0
+    _open_ms: float = 0.0
+
+    @property
+    def is_suspect(self) -> bool:
+        """It failed last time: until it succeeds it may have one task at a time."""
+        return self.failures > 0
+
+    def remaining_ms(self, now_ms: float) -> float:
+        """Time for which it is open; 0 if it is not."""
+        return max(0.0, self.open_until_ms - now_ms)
+
+    def failed(self, now_ms: float) -> None:
+        if self.remaining_ms(now_ms):
+            return  # a task that was on its way when it opened
+        self.failures += 1
+        if self.failures >= FAILURES_TO_OPEN:
+            self._open_ms = min(LONGEST_OPEN_MS, max(FIRST_OPEN_MS, 2 * self._open_ms))
+            self.open_until_ms = now_ms + self._open_ms
+
+    def succeeded(self, now_ms: float) -> None:
+        if not self.remaining_ms(now_ms):  # a straggler from before it opened proves nothing
+            self.failures, self._open_ms = 0, 0.0
