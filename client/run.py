@@ -96,7 +96,7 @@ class Run:
             client_id=self._plan.client_id,
             in_flight=self._plan.in_flight,
             deadline_s=self._plan.deadline_s,
-            patience=Patience(next_answer_s=self._plan.give_up_after_s),
+            patience=Patience.up_to(self._plan.give_up_after_s),
             key_for=self._journal.key_for,
             on_progress=self._on_step,
         )

@@ -144,7 +144,7 @@ async def _run(settings: SenderSettings, *, has_receiver: bool, wait: bool, ackn
     me = asyncio.current_task()
     if me is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)  # asyncio.run does so for SIGINT
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     found = await asyncio.to_thread(pictures.find, settings.picture_dir, settings.max_pictures)
     if settings.max_pictures and len(found.pictures) < settings.max_pictures:
         console.print(f"{settings.picture_dir} holds {len(found.pictures)} pictures, fewer than --max: all are sent")

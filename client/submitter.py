@@ -71,13 +71,19 @@ class Waiting:
 
 Step = Acknowledged | Refused | Waiting
 
+FIRST_ANSWER_S = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """How long to try. Any answer, even "the queue is full", starts the second time anew."""
 
-    first_answer_s: float = 60.0
+    first_answer_s: float = FIRST_ANSWER_S
     next_answer_s: float = 300.0
+
+    @classmethod
+    def up_to(cls, give_up_after_s: float) -> Patience:
+        return cls(first_answer_s=min(FIRST_ANSWER_S, give_up_after_s), next_answer_s=give_up_after_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,8 @@ def show(
     from edgesched.process import fail
     from edgesched.settings import PROCESSES
 
+    if process is not None:
+        process = _process_named(process)
     if process is not None and process not in PROCESSES:
         fail(f"there is no process {process!r}; there are: {', '.join(PROCESSES)}")
     wanted = [process] if process else list(PROCESSES)
@@ -42,6 +44,15 @@ def show(
         _print_json(rows)
     else:
         _print_table(rows, with_process=process is None)
+
+
+def _process_named(name: str) -> str:
+    """Also the name of its configuration file: task_manager, receiver, sender."""
+    from edgesched.settings import PROCESSES
+
+    name = name.replace("_", "-")
+    by_stem = {kind.file_stems[0].replace("_", "-"): known for known, kind in PROCESSES.items() if known != "up"}
+    return by_stem.get(name, name)
 
 
 Row = tuple[str, str, object, str, str]  # process, field, value, origin, description
@@ -91,4 +102,4 @@ def _print_table(rows: list[Row], *, with_process: bool) -> None:
         style = None if origin == "default" else "green"
         cells = [field, shown, origin, description]
         table.add_row(*([process, *cells] if with_process else cells), style=style)
-    Console().print(table)
+    Console(emoji=False).print(table)

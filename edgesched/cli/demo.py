@@ -51,6 +51,8 @@ def command(
         report = asyncio.run(run(demo, console))
     except EdgeSchedError as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"--dir {directory}: {error.filename or directory} cannot be written: {error.strerror}")
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("[yellow]Interrupted.[/] Every process of the demo has been stopped.")
         raise typer.Exit(130) from None

@@ -1,4 +1,4 @@
-"""`edgesched tasks list|show|retry|abandon`."""
+"""`edgesched tasks list|show|cancel|retry|abandon`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at tasks, and replay those that failed.", no_args_is_help=True)
 
 CALL_TIMEOUT_S = 10.0
+PIPED_WIDTH = 200  # columns where no terminal says how wide it is
 
 Host = Annotated[str, typer.Option("--host", "-H", metavar="ADDRESS", help="The task manager's address.")]
 Port = Annotated[int, typer.Option("--port", "-P", help="The task manager's gRPC port.")]
@@ -80,6 +81,17 @@ def retry(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999) -> Non
 
 
 @app.command()
+def cancel(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999) -> None:
+    """End open tasks without labels."""
+    from edgesched.v1 import task_manager_pb2 as pb
+
+    for task_id in task_ids:
+        request = pb.CancelTaskRequest(task_id=task_id)
+        _ask(host, port, "CancelTask", request)
+        print(f"{task_id} is cancelled")
+
+
+@app.command()
 def abandon(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999) -> None:
     """Stop trying to deliver labels that no receiver takes. The labels stay in the ledger."""
     from edgesched.v1 import task_manager_pb2 as pb
@@ -133,13 +145,17 @@ def _print_tasks(tasks: tuple[Task, ...]) -> None:
         print("no such task")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("task", "file", "model", "state", "device", "failures", "accepted"):
+    table.add_column("task", no_wrap=True)  # to be copied into `tasks show`
+    for column in ("file", "model", "state", "device", "failures", "accepted"):
         table.add_column(column, overflow="fold")
     for task in tasks:
         state = f"[{STYLES[task.state]}]{task.state}[/]" if task.state in STYLES else str(task.state)
         cells = [task.task_id, task.file_name, task.model, state, task.device_id or "-", str(task.failed_attempts)]
         table.add_row(*cells, _clock(task.created_at_ms))
-    Console().print(table)
+    console = Console(emoji=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(table)
 
 
 def _print_details(details: TaskDetails) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections import defaultdict
@@ -15,7 +16,7 @@ from client.pictures import from_file
 from client.submitter import Acknowledged, Step, submit_all
 from client.waiter import wait_settled
 from edgesched import wire
-from edgesched.demo.pictures import Picture, draw_pictures
+from edgesched.demo.pictures import Picture, draw_picture
 from edgesched.demo.quality import mean_average_precision, precision_and_recall
 from edgesched.domain.detection import Detection
 from edgesched.domain.lifecycle import State
@@ -60,13 +61,16 @@ class Progress:
     delivered: int
 
 
-def draw_into(directory: Path, *, count: int, seed: int) -> Sequence[Picture]:
-    """Draw pictures and write them as files."""
+async def draw_into(directory: Path, *, count: int, seed: int) -> Sequence[Picture]:
+    """Draw pictures and write them as files. Cancelled, it ends after the picture at hand."""
+    return [await asyncio.to_thread(_draw_one, directory, seed, index) for index in range(count)]
+
+
+def _draw_one(directory: Path, seed: int, index: int) -> Picture:
     directory.mkdir(parents=True, exist_ok=True)
-    pictures = list(draw_pictures(count, seed))
-    for picture in pictures:
-        (directory / picture.file_name).write_bytes(picture.jpeg)
-    return pictures
+    picture = draw_picture(seed, index)
+    (directory / picture.file_name).write_bytes(picture.jpeg)
+    return picture
 
 
 async def send_and_compare(

@@ -44,9 +44,7 @@ async def run(demo: Demo, console: Console) -> RoundReport:
     boards = parse_boards(demo.boards)
     console.print(f"[bold]edgesched demo[/]: {demo.picture_count} pictures for {len(boards)} emulated boards")
     with console.status("drawing pictures"):
-        pictures = await asyncio.to_thread(
-            draw_into, demo.directory / "pictures", count=demo.picture_count, seed=demo.seed
-        )
+        pictures = await draw_into(demo.directory / "pictures", count=demo.picture_count, seed=demo.seed)
     async with AsyncExitStack() as stack:
         with console.status("starting task manager, gateway and receiver"):
             master, receiver = await stack.enter_async_context(running(_master(demo), _receiver(demo)))

@@ -44,7 +44,7 @@ async def round_of(
 @pytest.mark.slow
 @pytest.mark.parametrize("master", [together, apart], ids=["together", "apart"])
 async def test_every_picture_is_labelled_well_and_delivered_once(tmp_path: Path, master: Master) -> None:
-    pictures = draw_into(tmp_path / "pictures", count=120, seed=SEED)
+    pictures = await draw_into(tmp_path / "pictures", count=120, seed=SEED)
     async with cluster(tmp_path, "atlas,orin", master=master) as running:
         report = await round_of(running, pictures, tmp_path / "pictures")
         async with aiohttp.ClientSession() as session:
@@ -75,7 +75,7 @@ async def test_every_picture_is_labelled_well_and_delivered_once(tmp_path: Path,
 
 @pytest.mark.slow
 async def test_an_agent_that_is_killed_in_mid_run_loses_no_picture(tmp_path: Path) -> None:
-    pictures = draw_into(tmp_path / "pictures", count=150, seed=SEED + 1)
+    pictures = await draw_into(tmp_path / "pictures", count=150, seed=SEED + 1)
     some_are_there = asyncio.Event()
     async with cluster(tmp_path, "atlas,orin") as running:
         sending = asyncio.create_task(
