@@ -11,8 +11,8 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from edgesched.domain.detection import Detection
-from edgesched.domain.device import BoardType, Device, DeviceProfile, Telemetry
-from edgesched.domain.task import AttemptId, Task, TaskDetails, TaskId, TaskPage
+from edgesched.domain.device import BoardType, Device, DeviceId, DeviceProfile, Telemetry
+from edgesched.domain.task import AttemptId, ModelFacts, Task, TaskDetails, TaskId, TaskPage
 from edgesched.errors import InvalidInput
 from edgesched.ports import PlacementPlan, PlacementRequest
 
@@ -70,6 +70,7 @@ class Heartbeat(Body):
     outbox_count: NonNegativeInt = 0
     simulated: tuple[str, ...] = ()  # what a test switch distorts, for people to see: "bandwidth", "disconnect"
     workers: tuple[WorkerReport, ...] = ()
+    unavailable_models: dict[str, str] = {}  # that its workers were given and could not load, each with the reason
 
 
 class HeartbeatReply(Body):
@@ -77,15 +78,38 @@ class HeartbeatReply(Body):
 
 
 class DeviceEntry(Body):
-    """One row of GET /devices: the device, and what only its heartbeats know."""
+    """One row of GET /devices: the device, what only its heartbeats know, and what it does.
+
+    The figures about work come with the task manager's requests; None while it sends none.
+    """
 
     device: Device
     simulated: tuple[str, ...] = ()
     workers: tuple[WorkerReport, ...] = ()
+    unavailable_models: dict[str, str] = {}  # those that it cannot load, with the reason
+    in_flight: NonNegativeInt | None = None  # tasks on their way to it or on it
+    in_flight_bytes: NonNegativeInt | None = None
+    window_tasks: NonNegativeInt | None = None  # how many it may hold now; at most device.window_tasks
+    pictures_per_s: float | None = None  # labelled lately
+    failures_in_a_row: NonNegativeInt = 0
+    breaker_open_ms: float = 0.0  # for so long it gets no work, because it failed too often
+    is_drained: bool = False  # it is draining, and nothing is left on it: it may be switched off
+    operator_labels: dict[str, str] = {}  # the part of device.labels that operators set
+    last_heard_at_ms: int | None = None  # the gateway's wall clock, milliseconds since 1970
+    archived: str | None = None  # why it is not among the devices any more: "silent" or "left"
 
 
 class DeviceList(Body):
     devices: tuple[DeviceEntry, ...]
+
+
+class LabelChanges(Body):
+    """PATCH /api/v1/devices/{device_id}/labels. null takes back what an operator set; what is not named stays."""
+
+    labels: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")],
+        Annotated[str, Field(max_length=128)] | None,
+    ] = Field(max_length=64)
 
 
 class LabelledPicture(Body):
@@ -124,6 +148,35 @@ class Problem(Body):
     status: int
     detail: str
     retry_after_ms: int | None = None
+    results: tuple[SubmittedFile, ...] | None = None  # POST /tasks: what became of each file
+
+
+class SubmittedFile(Body):
+    """What became of one file of POST /tasks: it has a task, or a problem."""
+
+    file_name: str
+    task_id: TaskId | None = None
+    problem: Problem | None = None
+
+
+class Submitted(Body):
+    """Files in the order in which they came."""
+
+    results: tuple[SubmittedFile, ...]
+
+
+Problem.model_rebuild()
+
+
+class ModelEntry(Body):
+    """One row of GET /models: the model, and the ready devices that can run it."""
+
+    model: ModelFacts
+    devices: tuple[DeviceId, ...]
+
+
+class ModelList(Body):
+    models: tuple[ModelEntry, ...]
 
 
 class Wire(Generic[T]):
@@ -131,6 +184,11 @@ class Wire(Generic[T]):
 
     def __init__(self, kind: Any) -> None:
         self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+
+    @property
+    def adapter(self) -> TypeAdapter[T]:
+        """For whoever needs its JSON schema."""
+        return self._adapter
 
     def parse(self, body: bytes | str) -> T:
         """Raises: InvalidInput naming each field that is wrong."""
@@ -158,6 +216,11 @@ DEVICE_LIST: Wire[DeviceList] = Wire(DeviceList)
 TASK: Wire[Task] = Wire(Task)
 TASK_PAGE: Wire[TaskPage] = Wire(TaskPage)
 TASK_DETAILS: Wire[TaskDetails] = Wire(TaskDetails)
+LABEL_CHANGES: Wire[LabelChanges] = Wire(LabelChanges)
+LABELLED_PICTURE: Wire[LabelledPicture] = Wire(LabelledPicture)
+SUBMITTED: Wire[Submitted] = Wire(Submitted)
+MODEL_ENTRY: Wire[ModelEntry] = Wire(ModelEntry)
+MODEL_LIST: Wire[ModelList] = Wire(ModelList)
 DELIVERY: Wire[Delivery] = Wire(Delivery)
 DELIVERY_REPLY: Wire[DeliveryReply] = Wire(DeliveryReply)
 PROBLEM: Wire[Problem] = Wire(Problem)

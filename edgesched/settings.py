@@ -106,15 +106,35 @@ class GatewaySettings(ListeningSettings):
         description="the same on a port that browsers allow (they refuse 6666); a taken one is only a warning",
     )
     strategy: StrategyName | None = Field(None, description="default placement strategy (load)")
+    load_cpu_weight: float = Field(
+        0.001, ge=0, le=1, description="seconds of work that a fully used CPU counts for between equals under `load`"
+    )
+    load_xpu_weight: float = Field(
+        0.001, ge=0, le=1, description="the same for a fully used accelerator, 0 to ignore it"
+    )
     task_manager: str = Field("127.0.0.1:9999", description="the task manager, when it is another process")
     heartbeat_interval_ms: PositiveInt = Field(2_000, description="how often agents are told to report")
     heartbeat_timeout_ms: PositiveInt = Field(6_000, description="a device silent for longer gets no work")
+    gateway_state_path: Path | None = Field(
+        None,
+        description="what operators set and what was known of each device; "
+        "default: workspace/master/gateway.sqlite3, of `up` gateway.sqlite3 beside the ledger",
+    )
+    archive_after_s: PositiveInt = Field(24 * 3600, description="a device silent for longer is archived")
+
+    @property
+    def state_path(self) -> Path:
+        return self.gateway_state_path or Path("workspace/master/gateway.sqlite3")
 
 
 class UpSettings(TaskManagerSettings, GatewaySettings):
     """Task manager and gateway in one process."""
 
     file_stems: ClassVar[tuple[str, ...]] = ("task_manager", "gateway")
+
+    @property
+    def state_path(self) -> Path:
+        return self.gateway_state_path or self.ledger_path.with_name("gateway.sqlite3")
 
 
 class AgentSettings(ListeningSettings):
@@ -144,8 +164,8 @@ class AgentSettings(ListeningSettings):
     threads_per_worker: PositiveInt = Field(1, description="threads that one inference may use")
     worker_memory_bytes: PositiveInt = Field(2_000 * MIB, description="a worker that grows larger is replaced")
     outbox_bytes: PositiveInt = Field(256 * MIB, description="outcomes kept on the board; a full outbox stops new work")
-    disconnect_s: float | None = Field(None, gt=0, description="test: cut all links after this many seconds, silently")
-    reconnect_s: float = Field(20.0, gt=0, description="test: restore them after this many seconds")
+    disconnect_s: float | None = Field(None, gt=0, description="test: every so many seconds, cut all links, silently")
+    reconnect_s: float = Field(20.0, gt=0, description="test: restore them each time after this many seconds")
     bandwidth_fluctuate: bool = Field(False, description="test: throttle the incoming link to a random 50-500 Mbit/s")
 
     @field_validator("python_path", mode="before")

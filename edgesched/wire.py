@@ -16,13 +16,16 @@ from edgesched.domain.task import (
     Failure,
     FailureKind,
     ImageRef,
+    ModelFacts,
     Result,
+    Submission,
     Task,
     TaskCounts,
     TaskDetails,
     TaskFilter,
     TaskId,
     TaskPage,
+    TaskStats,
     Timings,
 )
 from edgesched.errors import InvalidInput
@@ -272,6 +275,70 @@ def task_counts_to_pb(counts: TaskCounts) -> tm.CountTasksReply:
 
 def task_counts(message: tm.CountTasksReply) -> TaskCounts:
     return {state(count.state): count.tasks for count in message.counts}
+
+
+def task_stats_to_pb(stats: TaskStats) -> tm.GetStatsReply:
+    return tm.GetStatsReply(
+        counts=task_counts_to_pb(stats.counts).counts,
+        next_in_line=[tm.GetStatsReply.Line(model=model, tasks=n) for model, n in sorted(stats.next_in_line.items())],
+        open_bytes=stats.open_bytes,
+        undelivered=stats.undelivered,
+        oldest_undelivered_ms=stats.oldest_undelivered_ms,
+        commits=stats.commits,
+        commit_ms=stats.commit_ms,
+    )
+
+
+def task_stats(message: tm.GetStatsReply) -> TaskStats:
+    return TaskStats(
+        counts=task_counts(tm.CountTasksReply(counts=message.counts)),
+        next_in_line={line.model: line.tasks for line in message.next_in_line},
+        open_bytes=message.open_bytes,
+        undelivered=message.undelivered,
+        oldest_undelivered_ms=message.oldest_undelivered_ms if message.HasField("oldest_undelivered_ms") else None,
+        commits=message.commits,
+        commit_ms=message.commit_ms,
+    )
+
+
+def models_to_pb(models: Iterable[ModelFacts]) -> tm.ListModelsReply:
+    return tm.ListModelsReply(
+        models=[
+            tm.ListModelsReply.Model(name=m.name, version=m.version, description=m.description, labels=m.labels)
+            for m in models
+        ]
+    )
+
+
+def models(message: tm.ListModelsReply) -> tuple[ModelFacts, ...]:
+    return tuple(
+        ModelFacts(name=m.name, version=m.version, description=m.description, labels=tuple(m.labels))
+        for m in message.models
+    )
+
+
+def submission_to_pb(submission: Submission) -> tm.SubmitRequest:
+    return tm.SubmitRequest(
+        model=submission.model,
+        file_name=submission.file_name,
+        image=submission.image,
+        client_id=submission.client_id,
+        submission_key=submission.submission_key,
+        receiver_url=submission.receiver_url,
+        remaining_ms=submission.remaining_ms,
+    )
+
+
+def submission(message: tm.SubmitRequest) -> Submission:
+    return Submission(
+        model=message.model,
+        file_name=message.file_name,
+        image=message.image,
+        client_id=message.client_id,
+        submission_key=message.submission_key,
+        receiver_url=message.receiver_url if message.HasField("receiver_url") else None,
+        remaining_ms=message.remaining_ms if message.HasField("remaining_ms") else None,
+    )
 
 
 def list_request(filter_: TaskFilter, *, limit: int, cursor: int | None) -> tm.ListTasksRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,10 @@ def command(
     task_manager: Annotated[
         str | None,
         typer.Option("--task-manager", metavar="HOST:PORT", help="The task manager. [default: 127.0.0.1:9999]"),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="What operators set. [default: workspace/master/gateway.sqlite3]"),
     ] = None,
     config: options.Config = None,
     log_dir: options.LogDir = None,
@@ -44,6 +49,7 @@ def command(
             "host": host,
             "strategy": strategy,
             "task_manager": task_manager,
+            "gateway_state_path": state,
             "log_dir": log_dir,
             "log_level": log_level,
             "log_format": log_format,

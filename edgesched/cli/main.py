@@ -6,8 +6,11 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import typer
+
+INTERRUPTED = 130
 
 COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or a typer.Typer `app`
     "demo": "edgesched.cli.demo",
@@ -18,7 +21,12 @@ COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or 
     "receive": "client.rst_recv",
     "send": "client.send_pic",
     "tasks": "edgesched.cli.tasks",
+    "model": "edgesched.cli.model",
+    "audit": "edgesched.cli.audit",
+    "ledger": "edgesched.cli.ledger",
+    "devices": "edgesched.cli.devices",
     "draw": "edgesched.cli.draw",
+    "simulate": "edgesched.cli.simulate",
     "config": "edgesched.cli.config",
 }
 
@@ -35,24 +43,35 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 def main() -> None:
     """The console script."""
     asked_for = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
-    app = typer.Typer(
-        help=HELP,
-        no_args_is_help=True,
-        rich_markup_mode="markdown",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    app = _typer(help=HELP, no_args_is_help=True)
     app.callback()(_options)
     for name in COMMANDS:
         if asked_for == name or asked_for not in COMMANDS:
             _add(app, name)
-    app()
+    _call(app)
 
 
 def run_command(name: str) -> None:
     """One command as a program of its own: `python -m gateway`, `python client/send_pic.py`."""
-    app = typer.Typer(context_settings={"help_option_names": ["--help"]}, add_completion=False)
+    app = _typer(add_completion=False)
     app.command()(importlib.import_module(COMMANDS[name]).command)
-    app()
+    _call(app)
+
+
+def _typer(**options: Any) -> typer.Typer:
+    return typer.Typer(
+        pretty_exceptions_enable=False,  # a crash is for the log: pages of coloured frames help nobody
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **options,
+    )
+
+
+def _call(app: typer.Typer) -> None:
+    try:
+        app()
+    except KeyboardInterrupt:  # before a command has taken the signal over: while it is imported, say
+        sys.exit(INTERRUPTED)
 
 
 def _add(app: typer.Typer, name: str) -> None:

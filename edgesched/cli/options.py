@@ -33,7 +33,7 @@ Host = Annotated[
 Strategy = Annotated[
     str | None,
     typer.Option(
-        "--strategy", "-s", metavar="NAME", help="How a device is picked: load or roundrobin. [default: load]"
+        "--strategy", "-s", metavar="NAME", help="How a device is picked: load, fastest or roundrobin. [default: load]"
     ),
 ]
 UploadPath = Annotated[
@@ -44,6 +44,12 @@ UploadPath = Annotated[
         "-u",
         metavar="DIR",
         help="Where pictures are kept. [default: workspace/master/data/upload]",
+    ),
+]
+KeepUpload = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep-upload", help="Never let a settled task's picture go, nor its row. [default: as image_retention_s says]"
     ),
 ]
 LedgerPath = Annotated[

@@ -40,7 +40,14 @@ def command(
     host: options.Host = None,
     strategy: options.Strategy = None,
     upload_path: options.UploadPath = None,
+    keep_upload: options.KeepUpload = None,
     ledger: options.LedgerPath = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state", metavar="FILE", help="What operators set. [default: gateway.sqlite3 beside the ledger]"
+        ),
+    ] = None,
     models: options.Models = None,
     durability: options.Durability = None,
     workspace: Annotated[
@@ -82,7 +89,9 @@ def command(
             "host": host,
             "strategy": strategy,
             "upload_path": upload_path,
+            "keep_upload": keep_upload,
             "ledger_path": ledger,
+            "gateway_state_path": state,
             "models_dir": models,
             "durability": durability,
             "log_dir": log_dir,
@@ -143,7 +152,7 @@ class _Extras:
 
         with tempfile.TemporaryDirectory(prefix="edgesched-self-test-") as temporary:
             directory = Path(temporary)
-            pictures = draw_into(directory / "pictures", count=SELF_TEST_PICTURES, seed=SELF_TEST_SEED)
+            pictures = await draw_into(directory / "pictures", count=SELF_TEST_PICTURES, seed=SELF_TEST_SEED)
             receiver = ChildSpec(
                 name="receiver",
                 arguments=["receive", "--port", "0", "--dir", str(directory / "labels")],

@@ -27,12 +27,11 @@ class Master:
 @asynccontextmanager
 async def opened(settings: UpSettings) -> AsyncIterator[Master]:
     """Raises: StartupError."""
-    registry = gateway.make_registry(settings)
-    placement = gateway.make_placement(registry, settings.strategy)
     async with (
-        task_manager.opened(settings, placement) as manager,
+        gateway.opened(settings) as parts,
+        task_manager.opened(settings, parts.placement) as manager,
         gateway.listening(
-            gateway.build_app(registry, placement, manager.tasks),
+            gateway.build_app(parts, manager.tasks),
             host=settings.host,
             http_port=settings.http_port,
             browser_port=settings.browser_port,

@@ -23,6 +23,7 @@ from edgesched.domain.lifecycle import State
 from edgesched.domain.task import AttemptId, Task
 from edgesched.errors import InvalidInput, StartupError
 from edgesched.images.base import ImageStore
+from edgesched.images.segment_files import claim
 from edgesched.images.segments import SegmentImageStore
 from edgesched.ledger.base import Ledger
 from edgesched.ledger.sqlite import SqliteLedger
@@ -33,17 +34,18 @@ from edgesched.settings import TaskManagerSettings
 from edgesched.task_manager.attempts import OpenAttempt, OpenAttempts
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
+from edgesched.task_manager.control import TaskControl
 from edgesched.task_manager.delivery import Deliveries, only_from_here
 from edgesched.task_manager.device_link import DeviceLink
 from edgesched.task_manager.dispatcher import Dispatcher
 from edgesched.task_manager.events import EventLog
 from edgesched.task_manager.intake import Intake
 from edgesched.task_manager.links import Links
-from edgesched.task_manager.local_tasks import LocalTasks
+from edgesched.task_manager.local_tasks import Figures, LocalTasks
 from edgesched.task_manager.outcomes import Outcomes, RetryPolicy
 from edgesched.task_manager.pictures import PictureLimits
 from edgesched.task_manager.remote_placement import RemotePlacement
-from edgesched.task_manager.retention import Retention
+from edgesched.task_manager.retention import Retention, RetentionLimits
 from edgesched.task_manager.service import TaskManagerService
 from edgesched.task_manager.status import StatusInterceptor
 from edgesched.task_manager.watchdog import Watchdog
@@ -92,6 +94,7 @@ async def opened(settings: TaskManagerSettings, placement: Placement) -> AsyncIt
                 now_ms=clock.wall_ms,
             ) as images,
         ):
+            await asyncio.to_thread(claim, settings.upload_path, ledger.ownership.ledger_id)
             orphans = await images.recover(await ledger.live_images())
             if orphans:
                 log.info("images.orphans_removed", extra={"count": orphans})
@@ -99,7 +102,7 @@ async def opened(settings: TaskManagerSettings, placement: Placement) -> AsyncIt
             server, address = _bind(parts.service, settings)  # before any loop runs: it may be refused
             disks = (ledger.until_failed(), images.until_failed())
             async with parts.running(disks), _serving(server):
-                yield RunningTaskManager(address=address, tasks=LocalTasks(ledger))
+                yield RunningTaskManager(address=address, tasks=parts.desk)
                 await parts.drain(settings.drain_timeout_ms)
 
 
@@ -130,6 +133,7 @@ class _Parts:
     watchdog: Watchdog
     deliveries: Deliveries
     retention: Retention
+    desk: LocalTasks
     service: TaskManagerService
 
     @classmethod
@@ -150,7 +154,7 @@ class _Parts:
         links = Links(
             attempts,
             images,
-            ownership=ledger.ownership,
+            ownership=lambda: ledger.ownership,
             attempt_timeout_ms=settings.attempt_timeout_ms,
         )
         dispatcher = Dispatcher(ledger, placement, attempts, events, links, clock=clock, strategy=settings.strategy)
@@ -209,9 +213,22 @@ class _Parts:
             ledger,
             images,
             clock=clock,
-            image_retention_s=settings.image_retention_s,
-            image_retention_bytes=settings.image_retention_bytes,
-            task_retention_s=settings.task_retention_s,
+            limits=RetentionLimits(
+                image_s=settings.image_retention_s,
+                image_bytes=settings.image_retention_bytes,
+                task_s=settings.task_retention_s,
+                key_s=settings.key_retention_s,
+                keep_upload=settings.keep_upload,
+            ),
+        )
+        desk = LocalTasks(
+            ledger,
+            images,
+            catalogue,
+            intake,
+            TaskControl(events, dispatcher, attempts, links, on_abandoned=tell_board),
+            changes,
+            Figures(ledger, backlog, dispatcher, events, clock=clock),
         )
         return cls(
             attempts=attempts,
@@ -222,7 +239,8 @@ class _Parts:
             watchdog=watchdog,
             deliveries=deliveries,
             retention=retention,
-            service=TaskManagerService(intake, ledger, catalogue, changes),
+            desk=desk,
+            service=TaskManagerService(intake, ledger, desk, changes),
         )
 
     @asynccontextmanager
@@ -260,7 +278,7 @@ class _Parts:
 
 async def _open_attempts(ledger: Ledger, clock: Clock) -> OpenAttempts:
     """What was on its way when the process ended. Their boards have the reconnect grace to say so."""
-    attempts = OpenAttempts()
+    attempts = OpenAttempts(clock)
     rows = await ledger.open_attempts()
     tasks = {task.task_id: task for task in await ledger.get_many({row.task_id for row in rows})}
     for row in rows:

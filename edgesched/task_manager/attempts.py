@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from edgesched.clock import Clock
 from edgesched.domain.device import DeviceId
 from edgesched.domain.task import AttemptId, Task, TaskId
-from edgesched.ports import InFlight
+from edgesched.placement.promises import Promises
+from edgesched.ports import InFlight, Promise
 
 
 @dataclass(slots=True)
@@ -21,6 +23,7 @@ class OpenAttempt:
     device_id: DeviceId
     started_at_ms: float
     avoid: frozenset[DeviceId] = frozenset()  # where the task failed before
+    promise: Promise | None = None  # what placement expected when it chose the device
     is_accepted: bool = False  # the device holds the whole picture
     is_sent: bool = False  # its last chunk was written to the stream
 
@@ -31,7 +34,9 @@ class OpenAttempt:
 class OpenAttempts:
     """By id and by device."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._promises = Promises()
         self._by_id: dict[AttemptId, OpenAttempt] = {}
         self._by_device: defaultdict[DeviceId, dict[AttemptId, OpenAttempt]] = defaultdict(dict)
         self._none_left = asyncio.Event()
@@ -41,6 +46,8 @@ class OpenAttempts:
         self._none_left.clear()
         self._by_id[attempt.attempt_id] = attempt
         self._by_device[attempt.device_id][attempt.attempt_id] = attempt
+        if attempt.promise is not None:
+            self._promises.add(attempt.attempt_id, attempt.device_id, attempt.promise, self._clock.monotonic_ms())
 
     def get(self, attempt_id: AttemptId) -> OpenAttempt | None:
         return self._by_id.get(attempt_id)
@@ -52,9 +59,15 @@ class OpenAttempts:
             del of_device[attempt_id]
             if not of_device:
                 del self._by_device[attempt.device_id]
+            self._promises.ended(attempt_id, attempt.device_id, self._clock.monotonic_ms())
             if not self._by_id:
                 self._none_left.set()
         return attempt
+
+    def accepted(self, attempt: OpenAttempt) -> None:
+        """The device holds the whole picture."""
+        attempt.is_accepted = True
+        self._promises.arrived(attempt.attempt_id, attempt.device_id, self._clock.monotonic_ms())
 
     async def none_left(self) -> None:
         """Return when no attempt is open."""
@@ -62,6 +75,9 @@ class OpenAttempts:
 
     def of_device(self, device_id: DeviceId) -> Sequence[OpenAttempt]:
         return tuple(self._by_device.get(device_id, {}).values())
+
+    def of_task(self, task_id: TaskId) -> Sequence[OpenAttempt]:
+        return [attempt for attempt in self._by_id.values() if attempt.task.task_id == task_id]
 
     def devices(self) -> Iterable[DeviceId]:
         return tuple(self._by_device)
@@ -73,16 +89,20 @@ class OpenAttempts:
         return [a for a in self._by_id.values() if a.elapsed_ms(now_ms) > timeout_ms]
 
     def snapshot(self, now_ms: float) -> Sequence[InFlight]:
-        return [
-            InFlight(
-                attempt_id=a.attempt_id,
-                device_id=a.device_id,
-                model=a.task.model,
-                size_bytes=a.task.size_bytes,
-                elapsed_ms=a.elapsed_ms(now_ms),
-            )
-            for a in self._by_id.values()
-        ]
+        return [self._in_flight(attempt, now_ms) for attempt in self._by_id.values()]
+
+    def _in_flight(self, attempt: OpenAttempt, now_ms: float) -> InFlight:
+        expected = self._promises.outlook(attempt.attempt_id, attempt.device_id, now_ms)
+        return InFlight(
+            attempt_id=attempt.attempt_id,
+            device_id=attempt.device_id,
+            model=attempt.task.model,
+            size_bytes=attempt.task.size_bytes,
+            elapsed_ms=attempt.elapsed_ms(now_ms),
+            slot=expected.slot if expected else None,
+            predicted_remaining_ms=expected.remaining_ms if expected else None,
+            transfer_remaining_ms=expected.transfer_remaining_ms if expected else None,
+        )
 
     def __len__(self) -> int:
         return len(self._by_id)

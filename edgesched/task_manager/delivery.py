@@ -40,7 +40,7 @@ SCAN_PAGES = 16  # per round
 POST_TIMEOUT_S = 10.0
 POSTS_IN_FLIGHT = 4
 BACKOFF_FIRST_MS = 500.0
-BACKOFF_MOST_MS = 30_000.0
+BACKOFF_MOST_MS = 5_000.0  # a receiver that is back, after however long, gets its labels soon
 
 
 def is_loopback(host: str) -> bool:
@@ -179,11 +179,16 @@ class Deliveries:
 
     def _back_off(self, url: str, cause: str) -> None:
         before = self._away.get(url)
-        backoff_ms = min(BACKOFF_MOST_MS, before.backoff_ms * 2) if before else BACKOFF_FIRST_MS
+        backoff_ms = longer_pause_ms(before.backoff_ms if before else None)
         jittered_ms = backoff_ms * random.uniform(0.5, 1.0)
         self._away[url] = _Away(self._clock.monotonic_ms() + jittered_ms, backoff_ms)
         if before is None:
             log.warning("receiver.unreachable", extra={"receiver_url": url, "cause": cause})
+
+
+def longer_pause_ms(before_ms: float | None) -> float:
+    """before_ms: the pause that was not long enough; None: there was none."""
+    return BACKOFF_FIRST_MS if before_ms is None else min(BACKOFF_MOST_MS, before_ms * 2)
 
 
 async def _post_once(session: aiohttp.ClientSession, url: str, delivery: Delivery) -> DeliveryReply:

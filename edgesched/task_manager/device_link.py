@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from edgesched import wire
 from edgesched.domain.device import DeviceId
 from edgesched.domain.task import AttemptId
 from edgesched.errors import NotKnown
-from edgesched.images.base import ImageStore
+from edgesched.images.base import ImageStore, PictureDamaged
 from edgesched.ledger.base import Ownership
 from edgesched.task_manager.attempts import OpenAttempt
 from edgesched.v1 import agent_pb2 as pb
@@ -26,8 +27,10 @@ from edgesched.v1 import agent_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 5.0
+HIGHEST_EPOCH_KEY = "edgesched-highest-epoch"  # trailing metadata of an agent's refusal
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
+STABLE_S = 5.0  # a stream that lived for less does not reset the back-off: two masters would fight over the board
 
 Stream = grpc.aio.StreamStreamCall[Any, Any]
 
@@ -43,6 +46,14 @@ class LinkListener(Protocol):
 
     def delivery_report(self, link: DeviceLink, message: pb.DeliveryReport) -> None: ...
 
+    def picture_lost(self, link: DeviceLink, attempt: OpenAttempt, cause: str) -> None:
+        """The attempt cannot be sent: its picture is not there as it was stored."""
+        ...
+
+    async def outranked(self, link: DeviceLink, epoch: int) -> None:
+        """The board has served our ledger under a higher epoch. It is greeted again afterwards."""
+        ...
+
     def broken(self, link: DeviceLink) -> None:
         """The stream ended, or could not be opened. It is tried again while `needed()` says so."""
         ...
@@ -54,6 +65,14 @@ class _Broken(Exception):
 
 class _Ended(_Broken):
     """The board ended it in good order: it is stopping."""
+
+
+class _Outranked(_Broken):
+    """The board knows a higher epoch of our ledger than ours."""
+
+    def __init__(self, cause: str, epoch: int) -> None:
+        super().__init__(cause)
+        self.epoch = epoch
 
 
 class DeviceLink:
@@ -68,7 +87,7 @@ class DeviceLink:
         device_id: DeviceId,
         address: str,
         *,
-        ownership: Ownership,
+        ownership: Callable[[], Ownership],
         stream_numbers: Iterator[int],
         images: ImageStore,
         listener: LinkListener,
@@ -125,10 +144,12 @@ class DeviceLink:
         backoff_s = BACKOFF_FIRST_S
         while True:
             await self._wanted.wait()
+            opened_at = time.monotonic()
             said_hello = await self._one_stream()
             self.is_open = False
             self._control.clear()
-            backoff_s = BACKOFF_FIRST_S if said_hello else min(BACKOFF_MOST_S, backoff_s * 2)
+            is_stable = said_hello and time.monotonic() - opened_at >= STABLE_S
+            backoff_s = BACKOFF_FIRST_S if is_stable else min(BACKOFF_MOST_S, backoff_s * 2)
             if said_hello and not needed():
                 self._wanted.clear()
                 continue
@@ -159,19 +180,22 @@ class DeviceLink:
                     "stream.ended",
                     extra={"device_id": self.device_id, "address": self.address, "cause": str(cause)},
                 )
+                if isinstance(cause, _Outranked):
+                    await self._listener.outranked(self, cause.epoch)
             finally:
                 stream.cancel()
         return said_hello
 
     async def _greet(self, stream: Stream) -> pb.Hello:
+        ours = self._ownership()
         opening = pb.Open(
-            ledger_id=self._ownership.ledger_id,
-            owner_id=self._ownership.owner_id,
-            epoch=self._ownership.epoch,
+            ledger_id=ours.ledger_id,
+            owner_id=ours.owner_id,
+            epoch=ours.epoch,
             stream_number=next(self._stream_numbers),
             device_id=self.device_id,
         )
-        with _breaking():
+        with _breaking(ours.epoch):
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 await stream.write(pb.FromTaskManager(open=opening))
                 first = await stream.read()
@@ -219,6 +243,9 @@ class DeviceLink:
             image = await self._images.read(task.image)
         except NotKnown:
             return  # cancelled or retired meanwhile
+        except PictureDamaged as error:
+            self._listener.picture_lost(self, attempt, str(error))
+            return
         for message in self._picture_messages(attempt, image):
             await self._write_control(stream)
             with _breaking():
@@ -243,13 +270,25 @@ class DeviceLink:
 
 
 @contextlib.contextmanager
-def _breaking() -> Iterator[None]:
-    """Whatever gRPC says of a dead stream becomes _Broken, which ends its other half too."""
+def _breaking(our_epoch: int | None = None) -> Iterator[None]:
+    """Whatever gRPC says of a dead stream becomes _Broken, which ends its other half too.
+
+    our_epoch: given while the stream is being opened.
+    """
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise _Broken(f"{error.code().name}: {error.details()}") from error
+        cause = f"{error.code().name}: {error.details()}"
+        if our_epoch is not None and (highest := _highest_epoch(error)) > our_epoch:
+            raise _Outranked(cause, highest) from error
+        raise _Broken(cause) from error
     except TimeoutError as error:
         raise _Broken(f"no Hello within {HELLO_TIMEOUT_S:g} s") from error
     except (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError) as error:
         raise _Broken(f"the stream is closed ({error})") from error
+
+
+def _highest_epoch(error: grpc.aio.AioRpcError) -> int:
+    """0 if the refusal has nothing to do with epochs."""
+    told = dict(error.trailing_metadata() or ()).get(HIGHEST_EPOCH_KEY, "0")
+    return int(told) if str(told).isdecimal() else 0

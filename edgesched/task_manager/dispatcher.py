@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from edgesched.clock import Clock
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import Event
-from edgesched.domain.task import AttemptId, Task, TaskId
+from edgesched.domain.task import AttemptId, Task, TaskId, new_id
 from edgesched.errors import InvalidInput, PeerUnavailable
 from edgesched.ledger.base import Ledger, LedgerEvent
 from edgesched.ports import Decision, FinishedSample, Placement, PlacementPlan, PlacementRequest, TaskToPlace
@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 
 QUEUE_CAPACITY = 4_096  # rows cached in memory; the rest waits in the ledger
 REFILL_BELOW = 512
-FIRST_BITE = 8  # tasks per model in the first placement call of a round; doubled while all of them find a device
+FIRST_BITE = 64  # tasks per model in the first placement call of a round; doubled while all of them find a device
 LARGEST_BITE = 256
+DEEPEST_LOOK = 1_024  # into one line, when its first tasks wait for busy devices while another device has room
 LOOK_AGAIN_MS = 1_000.0  # at least this often, hint or no hint
 MAX_SAMPLES = 4_096
 
@@ -78,6 +79,10 @@ class Dispatcher:
     def forget(self, task_id: TaskId) -> None:
         """The task was cancelled, expired, or its labels came from somewhere else."""
         self._queue.take(task_id)
+
+    def next_in_line(self) -> Mapping[str, int]:
+        """Model -> tasks in the queue; what does not fit into it waits in the ledger."""
+        return self._queue.per_model()
 
     def learn(self, sample: FinishedSample) -> None:
         """What a finished attempt taught; travels with the next placement call."""
@@ -133,7 +138,8 @@ class Dispatcher:
     async def _place_all(self, listener: LinkListener, tasks: asyncio.TaskGroup) -> None:
         """Placement calls until nothing more finds a device. The first one of a round also fetches the routes."""
         bite = FIRST_BITE
-        models: list[str] | None = None
+        models: Sequence[str] | None = None
+        openings: dict[str, int] = {}  # model -> how deep in its line the next task is that finds a device
         while True:
             heads = self._queue.heads(bite, self._clock.monotonic_ms(), models=models)
             plan = await self._ask(heads)
@@ -141,12 +147,17 @@ class Dispatcher:
                 return
             self._links.follow(plan.routes, listener, tasks)
             stuck = {
-                head.task.model
+                head.task.model: decision.next_opening or 0
                 for head, decision in zip(heads, plan.decisions, strict=True)
                 if not self._send_out(decision, listener, tasks)
             }
-            models = sorted({head.task.model for head in heads} - stuck)
+            asked = Counter(head.task.model for head in heads)
+            openings |= {model: at for model, at in stuck.items() if asked[model] == bite < at <= DEEPEST_LOOK}
+            models = sorted(asked.keys() - stuck.keys())
             bite = min(LARGEST_BITE, bite * 2)
+            if not models and openings:
+                deepest = max(openings, key=openings.__getitem__)
+                models, bite = [deepest], openings.pop(deepest) + FIRST_BITE
             if not models:
                 return
 
@@ -158,6 +169,7 @@ class Dispatcher:
             finished=samples,
             unreachable=self._links.suspects(),
             strategy=self._strategy,
+            explain=False,
         )
         try:
             plan = await self._placement.place(request)
@@ -181,11 +193,12 @@ class Dispatcher:
         if link is None or entry is None:
             return True  # the device left, or the task was cancelled, while placement was thinking
         attempt = OpenAttempt(
-            attempt_id=AttemptId(uuid.uuid4().hex),
+            attempt_id=AttemptId(new_id()),
             task=entry.task,
             device_id=decision.device_id,
             started_at_ms=self._clock.monotonic_ms(),
             avoid=entry.avoid,
+            promise=decision.promise,
         )
         self._attempts.add(attempt)
         reason = decision.reason()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -22,6 +23,9 @@ class EventLog:
         self._ledger = ledger
         self._changes = changes
         self._backlog = backlog
+        self.commits = 0
+        self.commit_ms = 0.0
+        """That all commits together took."""
         self._waiting: deque[tuple[LedgerEvent, Then | None]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -44,7 +48,10 @@ class EventLog:
             while self._waiting:
                 count = min(len(self._waiting), MAX_EVENTS_PER_COMMIT)
                 batch = [self._waiting.popleft() for _ in range(count)]
+                started_s = time.monotonic()
                 applied = await self._ledger.apply_many([event for event, _ in batch])
+                self.commit_ms += (time.monotonic() - started_s) * 1000
+                self.commits += 1
                 for (_, then), outcome in zip(batch, applied, strict=True):
                     self.announce(outcome)
                     if then is not None:

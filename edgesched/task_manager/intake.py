@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from edgesched.catalogue import Catalogue
-from edgesched.domain.task import ImageRef, NewTask, Task, TaskId, new_id
-from edgesched.errors import Conflict, EdgeSchedError, InvalidInput, Overloaded
+from edgesched.domain.task import ImageRef, NewTask, Submission, Task, TaskId, new_id
+from edgesched.errors import Conflict, EdgeSchedError, InvalidInput, Overloaded, StaleEpoch, StorageFailed
 from edgesched.images.base import ImageStore
 from edgesched.ledger.base import Accepted, Ledger
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.pictures import PictureLimits, check_file_name, check_picture
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 64 * 1024 * 1024
@@ -23,19 +26,7 @@ MAX_WAITING_BYTES = 256 * 1024 * 1024  # pictures of all clients that are in mem
 BATCHES_IN_FLIGHT = 2  # while one commits its rows, the next one writes its pictures
 MAX_ID_BYTES = 128
 MAX_URL_LENGTH = 2_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """One picture as a client sends it, not yet checked."""
-
-    model: str
-    file_name: str
-    image: bytes
-    client_id: str
-    submission_key: str
-    receiver_url: str | None
-    remaining_ms: int | None
+MAX_REMAINING_MS = 10 * 365 * 24 * 3_600_000
 
 
 @dataclass(slots=True)
@@ -118,8 +109,11 @@ class Intake:
                 raise InvalidInput(f"{name} must be 1 to {MAX_ID_BYTES} printable characters, for example a UUID")
         if submission.receiver_url is not None:
             check_receiver_url(submission.receiver_url)
-        if submission.remaining_ms == 0:
-            raise InvalidInput("remaining_ms is 0: the task would expire at once; leave it out for no deadline")
+        if submission.remaining_ms is not None and not 0 < submission.remaining_ms <= MAX_REMAINING_MS:
+            raise InvalidInput(
+                f"remaining_ms must be 1 to {MAX_REMAINING_MS} (ten years), got {submission.remaining_ms}; "
+                "leave it out for no deadline"
+            )
         check_picture(submission.image, self._picture_limits)
 
     def _take_batch(self) -> list[_Waiting]:
@@ -143,9 +137,11 @@ class Intake:
                 if not waiting.stored.done():
                     waiting.stored.set_exception(error)
                     waiting.stored.exception()  # the asker may be gone: then nobody else would read it
-            if isinstance(error, Overloaded):  # the disk is nearly full: a refusal, not a fault
-                return
-            raise  # ends the process: nothing more may be acknowledged
+            if isinstance(error, (StorageFailed, StaleEpoch)):
+                raise  # ends the process: nothing more may be acknowledged
+            if not isinstance(error, Overloaded):  # that one is a refusal: the disk is nearly full
+                log.exception("intake.batch_refused", extra={"pictures": len(batch)})
+            return
         self._settle(batch, rows, accepted)
         unused = [row.image for row, outcome in zip(rows, accepted, strict=True) if not outcome.created]
         if unused:
@@ -180,7 +176,13 @@ def check_receiver_url(url: str) -> None:
     """Raises: InvalidInput."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+        usable = (
+            url.isprintable()
+            and " " not in url
+            and parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+        )
     except ValueError:  # a port that is no number, an unclosed bracket
         usable = False
     if not usable or len(url) > MAX_URL_LENGTH:

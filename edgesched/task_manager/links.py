@@ -32,7 +32,7 @@ class Links:
         attempts: OpenAttempts,
         images: ImageStore,
         *,
-        ownership: Ownership,
+        ownership: Callable[[], Ownership],
         attempt_timeout_ms: int,
     ) -> None:
         self._attempts = attempts

@@ -1,22 +1,145 @@
-"""Answers the gateway's questions about tasks within the same process."""
+"""Answers and obeys the gateway: within the same process, and for the gRPC door when it is another one."""
 
 from __future__ import annotations
 
-from edgesched.domain.task import TaskCounts, TaskDetails, TaskFilter, TaskId, TaskPage
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+from edgesched import wire
+from edgesched.catalogue import Catalogue
+from edgesched.clock import Clock
+from edgesched.domain.task import (
+    MAX_COUNTED_UNDELIVERED,
+    ModelFacts,
+    Submission,
+    Task,
+    TaskCounts,
+    TaskDetails,
+    TaskFilter,
+    TaskId,
+    TaskPage,
+    TaskStats,
+)
+from edgesched.errors import InvalidInput, NotKnown
+from edgesched.images.base import ImageStore, PictureDamaged
 from edgesched.ledger.base import Ledger
+from edgesched.task_manager.backlog import Backlog
+from edgesched.task_manager.changes import Changes
+from edgesched.task_manager.control import TaskControl
+from edgesched.task_manager.dispatcher import Dispatcher
+from edgesched.task_manager.events import EventLog
+from edgesched.task_manager.intake import Intake
+
+CHANGES_PAGE = 500
+LARGEST_CURSOR = 2**63 - 1
+"""What the ledger and the wire can carry."""
+
+
+class Figures:
+    """`TaskStats`, gathered from the parts that know them."""
+
+    def __init__(
+        self, ledger: Ledger, backlog: Backlog, dispatcher: Dispatcher, events: EventLog, *, clock: Clock
+    ) -> None:
+        self._ledger = ledger
+        self._backlog = backlog
+        self._dispatcher = dispatcher
+        self._events = events
+        self._clock = clock
+
+    async def read(self) -> TaskStats:
+        undelivered = await self._ledger.undelivered(limit=MAX_COUNTED_UNDELIVERED)
+        labelled_at_ms = min((task.updated_at_ms for task in undelivered), default=None)
+        return TaskStats(
+            counts=await self._ledger.counts(),
+            next_in_line=self._dispatcher.next_in_line(),
+            open_bytes=self._backlog.size_bytes,
+            undelivered=len(undelivered),
+            oldest_undelivered_ms=(
+                None if labelled_at_ms is None else max(0.0, float(self._clock.wall_ms() - labelled_at_ms))
+            ),
+            commits=self._events.commits,
+            commit_ms=self._events.commit_ms,
+        )
 
 
 class LocalTasks:
-    """Implements `ports.TaskQueries`."""
+    """Implements `ports.TaskDesk`. Where a picture lies is nobody's business outside: tasks leave without it."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        images: ImageStore,
+        catalogue: Catalogue,
+        intake: Intake,
+        control: TaskControl,
+        changes: Changes,
+        figures: Figures,
+    ) -> None:
         self._ledger = ledger
+        self._images = images
+        self._catalogue = catalogue
+        self._intake = intake
+        self._control = control
+        self._changes = changes
+        self._figures = figures
 
     async def get(self, task_id: TaskId) -> TaskDetails:
-        return await self._ledger.details(task_id)
+        details = await self._ledger.details(task_id)
+        return replace(details, task=_without_place(details.task))
 
     async def list(self, filter_: TaskFilter, *, limit: int, cursor: int | None) -> TaskPage:
-        return await self._ledger.list(filter_, limit=limit, cursor=cursor)
+        if cursor is not None and cursor > LARGEST_CURSOR:
+            raise InvalidInput(f"the cursor {cursor} was never given out")
+        page = await self._ledger.list(filter_, limit=limit, cursor=cursor)
+        return replace(page, tasks=tuple(map(_without_place, page.tasks)))
 
     async def counts(self) -> TaskCounts:
         return await self._ledger.counts()
+
+    async def stats(self) -> TaskStats:
+        return await self._figures.read()
+
+    async def models(self) -> Sequence[ModelFacts]:
+        models = [self._catalogue.get(name) for name in self._catalogue]
+        return tuple(
+            ModelFacts(name=m.name, version=m.version, description=m.description, labels=m.labels) for m in models
+        )
+
+    async def picture(self, task_id: TaskId) -> bytes:
+        found = await self._ledger.get_many([task_id])
+        if not found:
+            raise NotKnown(f"task {task_id!r} is not known")
+        if found[0].image is None:
+            raise NotKnown(f"the picture of task {task_id} was let go (image_retention_s, image_retention_bytes)")
+        try:
+            return await self._images.read(found[0].image)
+        except PictureDamaged:
+            raise NotKnown(f"the picture of task {task_id} is not on the disk any more as it was sent") from None
+
+    async def changes(self) -> AsyncGenerator[Task, None]:
+        cursor = await self._ledger.newest_revision()
+        while True:
+            changed = await self._ledger.changes_since(cursor, limit=CHANGES_PAGE)
+            for task in changed:
+                cursor = task.revision
+                yield _without_place(task)
+            if not changed:
+                await self._changes.wait(cursor)
+
+    async def submit(self, submission: Submission) -> TaskId:
+        return (await self._intake.accept(submission)).task_id
+
+    async def cancel(self, task_id: TaskId) -> Task:
+        return _without_place(await self._control.cancel(task_id))
+
+    async def retry(self, task_id: TaskId) -> Task:
+        return _without_place(await self._control.retry(task_id))
+
+    async def abandon(self, task_id: TaskId) -> Task:
+        return _without_place(await self._control.abandon(task_id))
+
+
+def _without_place(task: Task) -> Task:
+    """The same as over the wire: whether there is a picture, not where."""
+    return task if task.image is None else replace(task, image=wire.REMOTE_IMAGE)

@@ -73,6 +73,7 @@ class Outcomes:
         unknown = {a: t for a, t in held.items() if self._attempts.get(a) is None}
         if unknown:
             await self._adopt(link, unknown)
+        await self._settle_outbox(link, {AttemptId(h.attempt_id): TaskId(h.task_id) for h in hello.outbox})
         if hello.foreign_outbox_count:
             log.warning(
                 "device.has_foreign_outcomes",
@@ -115,6 +116,26 @@ class Outcomes:
             LedgerEvent(task_id=TaskId(message.task_id), event=Event.DELIVERED, attempt_id=attempt_id), acknowledge
         )
 
+    def picture_lost(self, link: DeviceLink, attempt: OpenAttempt, cause: str) -> None:
+        """Trying again cannot help: the task fails, and all the others go on."""
+        self._attempts.remove(attempt.attempt_id)
+        log.error("picture.lost", extra={"task_id": attempt.task.task_id, "cause": cause})
+        self._events.add(LedgerEvent(task_id=attempt.task.task_id, event=Event.PICTURE_LOST, reason=cause))
+        self._dispatcher.poke()
+
+    async def outranked(self, link: DeviceLink, epoch: int) -> None:
+        """We run on a restored ledger; or somebody runs a copy of it besides us, and then both go on doing this."""
+        ours = await self._ledger.outrank(epoch)
+        log.error(
+            "ledger.outranked",
+            extra={
+                "device_id": link.device_id,
+                "board_has_seen": epoch,
+                "epoch": ours.epoch,
+                "advice": "expected once per board after a restore; otherwise another task manager uses a copy",
+            },
+        )
+
     def broken(self, link: DeviceLink) -> None:
         self.lost_since_ms.setdefault(link.device_id, self._clock.monotonic_ms())
         self._dispatcher.poke()
@@ -142,9 +163,8 @@ class Outcomes:
     def give_up_waiting(self, attempt: OpenAttempt, link: DeviceLink | None, cause: str) -> None:
         """The board talks, but this attempt makes no progress: it may be the task that hangs it."""
         self._attempts.remove(attempt.attempt_id)
-        if link is not None:
-            link.withdraw(attempt)
-            link.tell(pb.FromTaskManager(cancel=pb.Cancel(attempt_id=attempt.attempt_id)))
+        withdraw(attempt, link)
+        self._learn(attempt, None)
         failure = Failure(kind=FailureKind.TIMED_OUT, message=cause)
         self._count_failure(attempt.task, attempt.attempt_id, attempt.device_id, attempt.avoid, failure, None)
 
@@ -153,7 +173,7 @@ class Outcomes:
     def _mark_accepted(self, attempt: OpenAttempt) -> None:
         if attempt.is_accepted:
             return
-        attempt.is_accepted = True
+        self._attempts.accepted(attempt)
         self._events.add(LedgerEvent(task_id=attempt.task.task_id, event=Event.ACCEPTED, attempt_id=attempt.attempt_id))
 
     async def _adopt(self, link: DeviceLink, unknown: dict[AttemptId, TaskId]) -> None:
@@ -178,6 +198,13 @@ class Outcomes:
             )
             self._mark_accepted(attempt)
             log.info("attempt.adopted", extra={"task_id": task_id, "device_id": link.device_id})
+
+    async def _settle_outbox(self, link: DeviceLink, outbox: dict[AttemptId, TaskId]) -> None:
+        """Labels that nobody waits for any more: delivered by us, abandoned, superseded while the board was away."""
+        rows = {task.task_id: task for task in await self._ledger.get_many(set(outbox.values()))}
+        for attempt_id, task_id in outbox.items():
+            if _is_unwanted(rows.get(task_id), attempt_id):
+                link.discard(attempt_id)
 
     def _finished(self, link: DeviceLink, message: pb.Outcome, attempt: OpenAttempt | None, result: Result) -> None:
         attempt_id = AttemptId(message.attempt_id)
@@ -208,7 +235,7 @@ class Outcomes:
         if attempt is None:  # given up on before; nobody waits for it
             self._answer(link, attempt_id, deliver=False)
             return
-        self._learn(attempt, None)
+        self._learn(attempt, None, blames_device=failure.kind is not FailureKind.INVALID_INPUT)
         if failure.kind in COUNTED_FAILURES:
             self._count_failure(attempt.task, attempt_id, link.device_id, attempt.avoid, failure, link)
             return
@@ -257,7 +284,7 @@ class Outcomes:
         if applied.task is not None and not applied.is_stale and applied.task.state is State.QUEUED:
             self._dispatcher.requeue(applied.task, delay_ms=delay_ms, avoid=avoid)
 
-    def _learn(self, attempt: OpenAttempt, result: Result | None) -> None:
+    def _learn(self, attempt: OpenAttempt, result: Result | None, *, blames_device: bool = True) -> None:
         timings = result.timings if result else None
         self._dispatcher.learn(
             FinishedSample(
@@ -268,6 +295,8 @@ class Outcomes:
                 transfer_ms=timings.transfer_ms if timings else None,
                 total_ms=attempt.elapsed_ms(self._clock.monotonic_ms()),
                 succeeded=result is not None,
+                predicted_ms=attempt.promise.answer_ms if attempt.promise else None,
+                blames_device=blames_device,
             )
         )
 
@@ -277,3 +306,19 @@ class Outcomes:
             link.tell(pb.FromTaskManager(outcome_ack=pb.OutcomeAck(attempt_id=attempt_id, verdict=verdict)))
         else:
             link.discard(attempt_id)
+
+
+def withdraw(attempt: OpenAttempt, link: DeviceLink | None) -> None:
+    """Its board shall not work on it any more. Without a link nothing is lost: a Hello makes both sides agree."""
+    if link is not None:
+        link.withdraw(attempt)
+        link.tell(pb.FromTaskManager(cancel=pb.Cancel(attempt_id=attempt.attempt_id)))
+
+
+def _is_unwanted(task: Task | None, attempt_id: AttemptId) -> bool:
+    """Whether the ledger will never need this attempt's labels."""
+    if task is None:
+        return True
+    if task.state is State.DONE:
+        return task.is_settled or task.attempt_id != attempt_id
+    return task.is_settled and task.state is not State.FAILED  # late labels of a dead letter are still labels

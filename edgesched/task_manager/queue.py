@@ -6,7 +6,8 @@ One line per model, because a model that no device can run now must not hold up 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgesched.domain.device import DeviceId
@@ -68,6 +69,10 @@ class TaskQueue:
             if not line:
                 self._lines.pop(model, None)
         return heads
+
+    def per_model(self) -> Mapping[str, int]:
+        """How many wait, whether they may be placed now or not."""
+        return Counter(entry.task.model for entry in self._waiting.values())
 
     def next_delay_ms(self, now_ms: float) -> float | None:
         """Time until the next back-off ends; None if nothing is delayed."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
 from edgesched.clock import Clock
+from edgesched.domain.task import ImageRef
 from edgesched.images.base import ImageStore
 from edgesched.ledger.base import Ledger
 
@@ -13,27 +15,28 @@ log = logging.getLogger(__name__)
 
 RETENTION_TICK_S = 5.0
 RETENTION_BATCH = 1_000
+NEVER_MS = 0  # no task settled before 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionLimits:
+    """How long what is left of a settled task stays. keep_upload: its picture, and the row that names it, for ever."""
+
+    image_s: int
+    image_bytes: int
+    task_s: int
+    key_s: int
+    keep_upload: bool
 
 
 class Retention:
-    """Lets settled tasks' pictures go by age and bytes, then their rows by age. Undelivered results stay."""
+    """Lets settled tasks' pictures go by age and bytes, then their rows, then their keys. Undelivered results stay."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        images: ImageStore,
-        *,
-        clock: Clock,
-        image_retention_s: int,
-        image_retention_bytes: int,
-        task_retention_s: int,
-    ) -> None:
+    def __init__(self, ledger: Ledger, images: ImageStore, *, clock: Clock, limits: RetentionLimits) -> None:
         self._ledger = ledger
         self._images = images
         self._clock = clock
-        self._image_retention_s = image_retention_s
-        self._image_retention_bytes = image_retention_bytes
-        self._task_retention_s = task_retention_s
+        self._limits = limits
 
     async def run(self) -> None:
         while True:
@@ -42,17 +45,20 @@ class Retention:
 
     async def _one_round(self) -> bool:
         """Returns: whether there may be more to let go."""
-        now_ms = self._clock.wall_ms()
-        images = await self._ledger.retire_images(
-            settled_before_ms=now_ms - self._image_retention_s * 1000,
-            keep_bytes=self._image_retention_bytes,
+        now_ms, limits = self._clock.wall_ms(), self._limits
+        images: tuple[ImageRef, ...] = ()
+        if not limits.keep_upload:
+            retired = await self._ledger.retire_images(
+                settled_before_ms=now_ms - limits.image_s * 1000, keep_bytes=limits.image_bytes, limit=RETENTION_BATCH
+            )
+            images = retired.images
+        rows = await self._ledger.retire_tasks(
+            settled_before_ms=NEVER_MS if limits.keep_upload else now_ms - limits.task_s * 1000,
+            keys_before_ms=now_ms - limits.key_s * 1000,
             limit=RETENTION_BATCH,
         )
-        rows = await self._ledger.retire_tasks(
-            settled_before_ms=now_ms - self._task_retention_s * 1000, limit=RETENTION_BATCH
-        )
-        released = images.images + rows.images
+        released = images + rows.images
         if released:
             await self._images.release(released)
             log.debug("images.released", extra={"count": len(released), "rows": rows.tasks})
-        return len(images.images) == RETENTION_BATCH or rows.tasks == RETENTION_BATCH
+        return len(images) == RETENTION_BATCH or rows.tasks == RETENTION_BATCH

@@ -10,13 +10,13 @@ from typing import Any
 import grpc.aio
 
 from edgesched import wire
-from edgesched.catalogue import Catalogue
 from edgesched.domain.lifecycle import LABELLED_STATES, OPEN_STATES
-from edgesched.domain.task import Task, TaskId
+from edgesched.domain.task import FailureKind, Task, TaskId
 from edgesched.errors import EdgeSchedError, InvalidInput, NotKnown, Overloaded, StorageFailed, TaskEnded, row_for
 from edgesched.ledger.base import Ledger
 from edgesched.task_manager.changes import Changes
-from edgesched.task_manager.intake import Intake, Submission
+from edgesched.task_manager.intake import Intake
+from edgesched.task_manager.local_tasks import LocalTasks
 from edgesched.task_manager.status import STATUS
 from edgesched.v1 import task_manager_pb2 as pb
 from edgesched.v1 import task_manager_pb2_grpc as pb_grpc
@@ -31,14 +31,14 @@ WATCH_PAGE = 500
 
 
 class TaskManagerService(pb_grpc.TaskManagerServicer):
-    def __init__(self, intake: Intake, ledger: Ledger, catalogue: Catalogue, changes: Changes) -> None:
+    def __init__(self, intake: Intake, ledger: Ledger, desk: LocalTasks, changes: Changes) -> None:
         self._intake = intake
         self._ledger = ledger
-        self._catalogue = catalogue
+        self._desk = desk
         self._changes = changes
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
-        task = await self._intake.accept(_submission(request))
+        task = await self._intake.accept(wire.submission(request))
         return pb.SubmitReply(tag=request.tag, task_id=task.task_id)
 
     async def SubmitStream(
@@ -56,12 +56,12 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
             feeder.cancel()
 
     async def Infer(self, request: pb.SubmitRequest, context: Context) -> pb.InferReply:
-        task = await self._intake.accept(_submission(request))
+        task = await self._intake.accept(wire.submission(request))
         if task.state in OPEN_STATES:
             task = await self._until_labelled(task.task_id)
         result = await self._ledger.result(task.task_id)
         if task.state not in LABELLED_STATES or result is None:
-            raise TaskEnded(f"task {task.task_id} is {task.state}: {task.last_error or 'no cause was recorded'}")
+            raise await self._why_no_labels(task)
         return pb.InferReply(
             task_id=task.task_id,
             attempt_id=task.attempt_id or "",
@@ -108,15 +108,23 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
                 await self._changes.wait(cursor)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsReply:
-        models = [self._catalogue.get(name) for name in self._catalogue]
-        return pb.ListModelsReply(
-            models=[
-                pb.ListModelsReply.Model(
-                    name=model.name, version=model.version, description=model.description, labels=model.labels
-                )
-                for model in models
-            ]
-        )
+        return wire.models_to_pb(await self._desk.models())
+
+    async def GetPicture(self, request: pb.GetPictureRequest, context: Context) -> AsyncIterator[pb.PictureChunk]:
+        for chunk in wire.chunks(await self._desk.picture(TaskId(request.task_id))):
+            yield pb.PictureChunk(data=chunk)
+
+    async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsReply:
+        return wire.task_stats_to_pb(await self._desk.stats())
+
+    async def CancelTask(self, request: pb.CancelTaskRequest, context: Context) -> pb.Task:
+        return wire.task_to_pb(await self._desk.cancel(TaskId(request.task_id)))
+
+    async def RetryTask(self, request: pb.RetryTaskRequest, context: Context) -> pb.Task:
+        return wire.task_to_pb(await self._desk.retry(TaskId(request.task_id)))
+
+    async def AbandonDelivery(self, request: pb.AbandonDeliveryRequest, context: Context) -> pb.Task:
+        return wire.task_to_pb(await self._desk.abandon(TaskId(request.task_id)))
 
     async def _feed(
         self, requests: AsyncIterator[pb.SubmitRequest], replies: asyncio.Queue[_Reply | None], room: _Room
@@ -127,18 +135,27 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
                 async for request in requests:
                     await room.enter(len(request.image))
                     accepting.create_task(self._accept_one(request, replies))
+        except* grpc.aio.BaseError:
+            pass  # the server stops: whatever is not answered yet was not acknowledged
         finally:
             replies.put_nowait(None)
 
     async def _accept_one(self, request: pb.SubmitRequest, replies: asyncio.Queue[_Reply | None]) -> None:
         try:
-            task = await self._intake.accept(_submission(request))
+            task = await self._intake.accept(wire.submission(request))
             message = pb.SubmitReply(tag=request.tag, task_id=task.task_id)
         except StorageFailed:
             raise  # the process is ending: no answer is the honest one
         except EdgeSchedError as error:
             message = pb.SubmitReply(tag=request.tag, refusal=_refusal(error))
         replies.put_nowait(_Reply(message, len(request.image)))
+
+    async def _why_no_labels(self, task: Task) -> EdgeSchedError:
+        attempts = (await self._ledger.details(task.task_id)).attempts
+        failure = attempts[-1].failure if attempts else None
+        if failure is not None and failure.kind is FailureKind.INVALID_INPUT:
+            return InvalidInput(f"task {task.task_id}: {failure.message}")
+        return TaskEnded(f"task {task.task_id} is {task.state}: {task.last_error or 'no cause was recorded'}")
 
     async def _until_labelled(self, task_id: TaskId) -> Task:
         ended: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
@@ -188,18 +205,6 @@ class _Room:
         self._inside -= 1
         self._inside_bytes -= size_bytes
         self._left.set()
-
-
-def _submission(request: pb.SubmitRequest) -> Submission:
-    return Submission(
-        model=request.model,
-        file_name=request.file_name,
-        image=request.image,
-        client_id=request.client_id,
-        submission_key=request.submission_key,
-        receiver_url=request.receiver_url if request.HasField("receiver_url") else None,
-        remaining_ms=request.remaining_ms if request.HasField("remaining_ms") else None,
-    )
 
 
 def _refusal(error: EdgeSchedError) -> pb.Refusal:

@@ -38,7 +38,7 @@ STATUS: Mapping[type[EdgeSchedError], grpc.StatusCode] = {
     PeerUnavailable: grpc.StatusCode.UNAVAILABLE,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,  # after retry-after-ms
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    TaskEnded: grpc.StatusCode.ABORTED,
+    TaskEnded: grpc.StatusCode.FAILED_PRECONDITION,  # sending it again makes a new task
     StorageFailed: grpc.StatusCode.UNAVAILABLE,  # this process ends; another one may take over
     StartupError: grpc.StatusCode.UNAVAILABLE,
 }

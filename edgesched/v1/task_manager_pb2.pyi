@@ -206,6 +206,53 @@ class WatchEvent(_message.Message):
     task: Task
     def __init__(self, task: _Optional[_Union[Task, _Mapping]] = ...) -> None: ...
 
+class GetPictureRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class PictureChunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class CancelTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class GetStatsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatsReply(_message.Message):
+    __slots__ = ("counts", "next_in_line", "open_bytes", "undelivered", "oldest_undelivered_ms", "commits", "commit_ms")
+    class Line(_message.Message):
+        __slots__ = ("model", "tasks")
+        MODEL_FIELD_NUMBER: _ClassVar[int]
+        TASKS_FIELD_NUMBER: _ClassVar[int]
+        model: str
+        tasks: int
+        def __init__(self, model: _Optional[str] = ..., tasks: _Optional[int] = ...) -> None: ...
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_IN_LINE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNDELIVERED_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_UNDELIVERED_MS_FIELD_NUMBER: _ClassVar[int]
+    COMMITS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_MS_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedCompositeFieldContainer[CountTasksReply.Count]
+    next_in_line: _containers.RepeatedCompositeFieldContainer[GetStatsReply.Line]
+    open_bytes: int
+    undelivered: int
+    oldest_undelivered_ms: float
+    commits: int
+    commit_ms: float
+    def __init__(self, counts: _Optional[_Iterable[_Union[CountTasksReply.Count, _Mapping]]] = ..., next_in_line: _Optional[_Iterable[_Union[GetStatsReply.Line, _Mapping]]] = ..., open_bytes: _Optional[int] = ..., undelivered: _Optional[int] = ..., oldest_undelivered_ms: _Optional[float] = ..., commits: _Optional[int] = ..., commit_ms: _Optional[float] = ...) -> None: ...
+
 class RetryTaskRequest(_message.Message):
     __slots__ = ("task_id",)
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

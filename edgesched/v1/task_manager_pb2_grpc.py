@@ -73,6 +73,21 @@ class TaskManagerStub(object):
                 request_serializer=edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.SerializeToString,
                 response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.FromString,
                 _registered_method=True)
+        self.GetPicture = channel.unary_stream(
+                '/edgesched.v1.TaskManager/GetPicture',
+                request_serializer=edgesched_dot_v1_dot_task__manager__pb2.GetPictureRequest.SerializeToString,
+                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.PictureChunk.FromString,
+                _registered_method=True)
+        self.CancelTask = channel.unary_unary(
+                '/edgesched.v1.TaskManager/CancelTask',
+                request_serializer=edgesched_dot_v1_dot_task__manager__pb2.CancelTaskRequest.SerializeToString,
+                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.Task.FromString,
+                _registered_method=True)
+        self.GetStats = channel.unary_unary(
+                '/edgesched.v1.TaskManager/GetStats',
+                request_serializer=edgesched_dot_v1_dot_task__manager__pb2.GetStatsRequest.SerializeToString,
+                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.GetStatsReply.FromString,
+                _registered_method=True)
         self.RetryTask = channel.unary_unary(
                 '/edgesched.v1.TaskManager/RetryTask',
                 request_serializer=edgesched_dot_v1_dot_task__manager__pb2.RetryTaskRequest.SerializeToString,
@@ -123,7 +138,8 @@ class TaskManagerServicer(object):
         """Accepts one picture and waits for its labels on the same call. Nothing is posted to a receiver unless one is named.
 
         Errors: those of Submit; DEADLINE_EXCEEDED (the call's own deadline: the task goes on, ask with GetTask);
-        ABORTED (the task failed, expired or was cancelled; the message has the cause).
+        INVALID_ARGUMENT also if no worker can decode the picture; FAILED_PRECONDITION (the task failed for another cause,
+        expired or was cancelled; the message has the cause).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,6 +170,29 @@ class TaskManagerServicer(object):
         """Task changes as they happen, starting after `cursor` (absent: from now on). A watcher sees each task's newest state;
         it may miss one in between, never the last. Ends with OK once `task_ids` were given and all have settled.
         Errors: NOT_FOUND (a task id is not known), INVALID_ARGUMENT (more than 10,000 ids).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPicture(self, request, context):
+        """The encoded picture as it was sent, in chunks of at most 256 KB.
+        Errors: NOT_FOUND (no such task, or its picture was let go or is damaged).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTask(self, request, context):
+        """Ends an open task without labels. Cancelled already: the same answer again.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended in another way).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStats(self, request, context):
+        """How much there is to do, and how the ledger keeps up. For dashboards and metrics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,6 +257,21 @@ def add_TaskManagerServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.FromString,
                     response_serializer=edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.SerializeToString,
+            ),
+            'GetPicture': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetPicture,
+                    request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.GetPictureRequest.FromString,
+                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.PictureChunk.SerializeToString,
+            ),
+            'CancelTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTask,
+                    request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.CancelTaskRequest.FromString,
+                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.Task.SerializeToString,
+            ),
+            'GetStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStats,
+                    request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.GetStatsRequest.FromString,
+                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.GetStatsReply.SerializeToString,
             ),
             'RetryTask': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryTask,
@@ -428,6 +482,87 @@ class TaskManager(object):
             '/edgesched.v1.TaskManager/Watch',
             edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.SerializeToString,
             edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPicture(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgesched.v1.TaskManager/GetPicture',
+            edgesched_dot_v1_dot_task__manager__pb2.GetPictureRequest.SerializeToString,
+            edgesched_dot_v1_dot_task__manager__pb2.PictureChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgesched.v1.TaskManager/CancelTask',
+            edgesched_dot_v1_dot_task__manager__pb2.CancelTaskRequest.SerializeToString,
+            edgesched_dot_v1_dot_task__manager__pb2.Task.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgesched.v1.TaskManager/GetStats',
+            edgesched_dot_v1_dot_task__manager__pb2.GetStatsRequest.SerializeToString,
+            edgesched_dot_v1_dot_task__manager__pb2.GetStatsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,10 +52,19 @@ async def test_infer_waits_for_the_labels_on_the_same_call(tmp_path: Path) -> No
     assert (reply.device_id, reply.result.detections[0].x2) == ("b1", 3.0)
 
 
-async def test_infer_of_a_task_that_fails_is_aborted_with_the_cause(tmp_path: Path) -> None:
-    board = FakeBoard("b1", fails(types.FAILURE_KIND_INVALID_INPUT, "not decodable"))
-    async with serving(board), task_manager(tmp_path, ListedBoards([board])) as client:
-        await refused_with(client.stub.Infer(submission(), timeout=10), grpc.StatusCode.ABORTED, "not decodable")
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (types.FAILURE_KIND_INVALID_INPUT, grpc.StatusCode.INVALID_ARGUMENT),
+        (types.FAILURE_KIND_WORKER_ERROR, grpc.StatusCode.FAILED_PRECONDITION),
+    ],
+)
+async def test_infer_of_a_task_that_fails_says_why(
+    tmp_path: Path, kind: types.FailureKind, code: grpc.StatusCode
+) -> None:
+    board = FakeBoard("b1", fails(kind, "no luck today"))
+    async with serving(board), task_manager(tmp_path, ListedBoards([board]), max_attempts=1) as client:
+        await refused_with(client.stub.Infer(submission(), timeout=10), code, "no luck today")
 
 
 async def test_a_refused_picture_gets_its_own_reply_and_the_stream_goes_on(tmp_path: Path) -> None:
@@ -84,7 +93,9 @@ async def test_a_refused_picture_gets_its_own_reply_and_the_stream_goes_on(tmp_p
         ({"submission_key": "x" * 200}, grpc.StatusCode.INVALID_ARGUMENT, "submission_key"),
         ({"receiver_url": "ftp://host"}, grpc.StatusCode.INVALID_ARGUMENT, "http://"),
         ({"receiver_url": "http://"}, grpc.StatusCode.INVALID_ARGUMENT, "http://"),
+        ({"receiver_url": "http://a b/"}, grpc.StatusCode.INVALID_ARGUMENT, "http://"),
         ({"remaining_ms": 0}, grpc.StatusCode.INVALID_ARGUMENT, "remaining_ms"),
+        ({"remaining_ms": 2**64 - 1}, grpc.StatusCode.INVALID_ARGUMENT, "remaining_ms"),
     ],
 )
 async def test_nonsense_is_refused_and_leaves_nothing_behind(

@@ -1,0 +1,204 @@
+"""`edgesched devices list|show|cordon|uncordon|drain|label`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgesched.rest import DeviceEntry
+
+app = typer.Typer(help="Look at devices, and say which of them may get work.", no_args_is_help=True)
+
+CALL_TIMEOUT_S = 10.0
+
+Url = Annotated[str, typer.Option("--url", "-u", metavar="URL", help="The gateway.")]
+Json = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object per device.")]
+DeviceIds = Annotated[list[str], typer.Argument(metavar="DEVICE_ID...", help="One or more device ids.")]
+
+GATEWAY = "http://127.0.0.1:6666"
+STYLES = {"ready": "green", "unhealthy": "red", "silent": "yellow"}
+
+
+@app.command("list")
+def list_devices(
+    archived: Annotated[bool, typer.Option("--archived", help="Those that left or were silent for long.")] = False,
+    url: Url = GATEWAY,
+    as_json: Json = False,
+) -> None:
+    """Every device."""
+    from edgesched.rest import DEVICE_ENTRY, DEVICE_LIST
+
+    devices = DEVICE_LIST.parse(_ask(url, "GET", f"/devices?archived={'true' if archived else 'false'}")).devices
+    if as_json:
+        for entry in devices:
+            print(DEVICE_ENTRY.dump(entry).decode())
+    else:
+        _print_table(devices)
+
+
+@app.command()
+def show(device_ids: DeviceIds, url: Url = GATEWAY, as_json: Json = False) -> None:
+    """Everything about a device."""
+    from edgesched.rest import DEVICE_ENTRY
+
+    for device_id in device_ids:
+        body = _ask(url, "GET", f"/devices/{_quoted(device_id)}")
+        if as_json:
+            print(body.decode())
+        else:
+            _print_details(DEVICE_ENTRY.parse(body))
+
+
+@app.command()
+def cordon(device_ids: DeviceIds, url: Url = GATEWAY) -> None:
+    """Give a device no new work."""
+    _tell(url, device_ids, "cordon", "gets no new work")
+
+
+@app.command()
+def uncordon(device_ids: DeviceIds, url: Url = GATEWAY) -> None:
+    """Give a device work again, after cordon or drain."""
+    _tell(url, device_ids, "uncordon", "may get work")
+
+
+@app.command()
+def drain(device_ids: DeviceIds, url: Url = GATEWAY) -> None:
+    """Give a device no new work, and see when nothing is left on it."""
+    _tell(url, device_ids, "drain", "drains; `edgesched devices show` says when it is drained")
+
+
+@app.command()
+def label(
+    device_id: Annotated[str, typer.Argument(metavar="DEVICE_ID")],
+    labels: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE|NAME-...", help="NAME=VALUE sets, NAME- takes back.")
+    ],
+    url: Url = GATEWAY,
+) -> None:
+    """Set labels of a device, or take back what was set here."""
+    import json
+
+    from edgesched.process import fail
+    from edgesched.rest import DEVICE_ENTRY
+
+    changes: dict[str, str | None] = {}
+    for text in labels:
+        name, equals, value = text.partition("=")
+        if equals:
+            changes[name] = value
+        elif text.endswith("-"):
+            changes[text[:-1]] = None
+        else:
+            fail(f"{text!r} is neither NAME=VALUE nor NAME-")
+    body = json.dumps({"labels": changes}).encode()
+    entry = DEVICE_ENTRY.parse(_ask(url, "PATCH", f"/devices/{_quoted(device_id)}/labels", body))
+    shown = ", ".join(f"{name}={value}" for name, value in sorted(entry.device.labels.items())) or "none"
+    print(f"{device_id}: labels {shown}")
+
+
+def _tell(url: str, device_ids: list[str], verb: str, outcome: str) -> None:
+    for device_id in device_ids:
+        _ask(url, "POST", f"/devices/{_quoted(device_id)}/{verb}")
+        print(f"{device_id} {outcome}")
+
+
+def _quoted(device_id: str) -> str:
+    from urllib.parse import quote
+
+    return quote(device_id, safe="")
+
+
+def _ask(url: str, method: str, path: str, body: bytes | None = None) -> bytes:
+    """One call to the gateway. Ends the process with one sentence when it is refused."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    from edgesched.errors import InvalidInput
+    from edgesched.process import fail
+    from edgesched.rest import API_PREFIX, PROBLEM
+
+    address = f"{url if '://' in url else f'http://{url}'}".rstrip("/") + API_PREFIX + path
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on our own network
+    try:
+        request = urllib.request.Request(address, data=body, method=method)
+        with opener.open(request, timeout=CALL_TIMEOUT_S) as response:
+            answer: bytes = response.read()
+            return answer
+    except urllib.error.HTTPError as error:
+        try:
+            fail(PROBLEM.parse(error.read()).detail)
+        except InvalidInput:
+            fail(f"{address} answered {error.code} {error.reason}; is a gateway there?")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        fail(f"no gateway answers at {url} ({reason}); name another --url")
+
+
+def _print_table(devices: tuple[DeviceEntry, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not devices:
+        print("there is no device; start one with: edgesched agent --master-ip <this machine>")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("device", "type", "state", "in flight", "pictures/s", "models", "heard"):
+        table.add_column(column, overflow="fold")
+    for entry in devices:
+        device = entry.device
+        kind = f"{device.board_type.value}{' (emulated)' if device.emulated else ''}"
+        in_flight = "-" if entry.in_flight is None else f"{entry.in_flight}/{_window(entry)}"
+        rate = "-" if entry.pictures_per_s is None else f"{entry.pictures_per_s:.1f}"
+        table.add_row(
+            device.device_id,
+            kind,
+            _standing(entry),
+            in_flight,
+            rate,
+            ", ".join(sorted(device.models)),
+            f"{device.last_heartbeat_age_ms / 1000:.1f} s ago",
+            style=None if device.is_cordoned else STYLES.get(device.state.value),
+        )
+    Console().print(table)
+
+
+def _print_details(entry: DeviceEntry) -> None:
+    device = entry.device
+    facts: dict[str, object] = {
+        "device": device.device_id,
+        "type": f"{device.board_type.value}{' (emulated)' if device.emulated else ''}",
+        "state": _standing(entry),
+        "address": device.address,
+        "models": ", ".join(sorted(device.models)) or "none",
+        "labels": ", ".join(f"{k}={v}" for k, v in sorted(device.labels.items())) or "none",
+        "in flight": "not known" if entry.in_flight is None else f"{entry.in_flight} of {_window(entry)}",
+        "outbox": device.outbox_count,
+        "heard": f"{device.last_heartbeat_age_ms / 1000:.1f} s ago",
+    }
+    telemetry = {name: getattr(device.telemetry, name) for name in device.telemetry.__slots__}
+    facts |= {name: f"{value:g}" for name, value in telemetry.items() if value is not None}
+    facts |= {f"worker {worker.name}": f"{worker.state}, {worker.restarts} restarts" for worker in entry.workers}
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+    print()
+
+
+def _window(entry: DeviceEntry) -> int:
+    return entry.device.window_tasks if entry.window_tasks is None else entry.window_tasks
+
+
+def _standing(entry: DeviceEntry) -> str:
+    """State, and what an operator wants."""
+    device = entry.device
+    words = [f"archived ({entry.archived})" if entry.archived else device.state.value]
+    if device.is_draining:
+        words.append("drained" if entry.is_drained else "draining")
+    elif device.is_cordoned:
+        words.append("cordoned")
+    if device.unhealthy_reason:
+        words.append(device.unhealthy_reason)
+    return ", ".join(words)
