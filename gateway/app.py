@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from edgesched import __version__
-from edgesched.clock import SystemClock
+from edgesched.clock import Clock, SystemClock
 from edgesched.errors import InvalidInput, StartupError
-from edgesched.ports import TaskQueries
+from edgesched.placement.fleet import TieBreakers
+from edgesched.placement.memory import PlacementMemory
+from edgesched.ports import TaskDesk
 from edgesched.rest import API_PREFIX
 from edgesched.settings import GatewaySettings
+from gateway.activity import Activity, ObservedPlacement
 from gateway.api.devices import Devices
+from gateway.api.events import Events
 from gateway.api.health import Health
+from gateway.api.models import Models
 from gateway.api.schedule import Schedule
 from gateway.api.tasks import Tasks
-from gateway.local_placement import LocalPlacement
+from gateway.dashboard import Dashboard
+from gateway.events import EventHub
+from gateway.fleet import Fleet
+from gateway.metrics import Metrics
+from gateway.pages import Pages
 from gateway.problems import problems
 from gateway.registry import Registry
 from gateway.registry import join_address as join_address  # for whoever prints where `listening` listens
 from gateway.remote_tasks import RemoteTasks
-from gateway.routes import Route
+from gateway.sending import Sender
+from gateway.state import GatewayState
+from gateway.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +52,57 @@ class BoundPorts:
     browser: int | None
 
 
-def build_app(registry: Registry, placement: LocalPlacement, tasks: TaskQueries) -> web.Application:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """What does the gateway's work, before it listens."""
+
+    registry: Registry
+    placement: ObservedPlacement
+    activity: Activity
+    fleet: Fleet
+
+
+@asynccontextmanager
+async def opened(settings: GatewaySettings, clock: Clock | None = None) -> AsyncIterator[Gateway]:
+    """Raises: StartupError if the strategy is not known or the state file cannot be used."""
+    clock = clock or SystemClock()
+    registry = Registry(
+        clock,
+        heartbeat_interval_ms=settings.heartbeat_interval_ms,
+        heartbeat_timeout_ms=settings.heartbeat_timeout_ms,
+    )
+    tie_breakers = TieBreakers(cpu=settings.load_cpu_weight, xpu=settings.load_xpu_weight)
+    placement = make_placement(registry, settings.strategy, tie_breakers)
+    activity = Activity(clock)
+    placement.observers = (activity.observe,)
+    async with GatewayState.opened(settings.state_path) as state:
+        fleet = Fleet(registry, placement, activity, state, clock, archive_after_s=settings.archive_after_s)
+        async with fleet.running():
+            yield Gateway(registry=registry, placement=placement, activity=activity, fleet=fleet)
+
+
+def make_placement(
+    registry: Registry, strategy: str | None, tie_breakers: TieBreakers | None = None
+) -> ObservedPlacement:
+    """Raises: StartupError if the strategy is not known."""
+    try:
+        return ObservedPlacement(registry, PlacementMemory(tie_breakers=tie_breakers), default_strategy=strategy)
+    except InvalidInput as error:
+        raise StartupError(f"--strategy: {error}") from error
+
+
+def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
+    hub = EventHub(gateway.registry, gateway.fleet, tasks, gateway.activity)
+    metrics = Metrics(gateway.fleet, tasks)
+    gateway.placement.observers += (metrics.observe,)
     routes = (
-        *Devices(registry).routes(),
-        *Schedule(placement).routes(),
-        *Tasks(tasks).routes(),
-        *Health(registry, tasks).routes(),
+        *Devices(gateway.registry, gateway.fleet).routes(),
+        *Schedule(gateway.placement).routes(),
+        *Tasks(tasks, Uploads(tasks), Sender()).routes(),
+        *Models(tasks, gateway.registry).routes(),
+        *Events(hub, gateway.activity).routes(),
+        *Health(gateway.fleet, tasks).routes(),
+        *metrics.routes(),
     )
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY_BYTES)
     for route in routes:
@@ -57,24 +111,18 @@ def build_app(registry: Registry, placement: LocalPlacement, tasks: TaskQueries)
                 app.router.add_get(prefix + route.path, route.handler)  # and HEAD
             else:
                 app.router.add_route(route.method, prefix + route.path, route.handler)
-    app.router.add_get("/", _Index(routes).show)
+    dashboard = Dashboard()
+    pages = Pages(routes, dashboard)
+    app.router.add_get("/", pages.index)
+    app.router.add_get("/dashboard/{name}", dashboard.file)
+    app.router.add_get("/openapi.json", pages.openapi)
+    app.router.add_get("/docs", pages.docs)
+
+    async def close_hub(_: web.Application) -> None:
+        await hub.close()
+
+    app.on_shutdown.append(close_hub)
     return app
-
-
-def make_registry(settings: GatewaySettings) -> Registry:
-    return Registry(
-        SystemClock(),
-        heartbeat_interval_ms=settings.heartbeat_interval_ms,
-        heartbeat_timeout_ms=settings.heartbeat_timeout_ms,
-    )
-
-
-def make_placement(registry: Registry, strategy: str | None) -> LocalPlacement:
-    """Raises: StartupError if the strategy is not known."""
-    try:
-        return LocalPlacement(registry, default_strategy=strategy)
-    except InvalidInput as error:
-        raise StartupError(f"--strategy: {error}") from error
 
 
 @asynccontextmanager
@@ -106,12 +154,11 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
 
     Raises: StartupError.
     """
-    registry = make_registry(settings)
-    placement = make_placement(registry, settings.strategy)
     async with (
+        opened(settings) as gateway,
         RemoteTasks.connected(settings.task_manager) as tasks,
         listening(
-            build_app(registry, placement, tasks),
+            build_app(gateway, tasks),
             host=settings.host,
             http_port=settings.http_port,
             browser_port=settings.browser_port,
@@ -138,29 +185,3 @@ async def _listen(runner: web.AppRunner, host: str, port: int, flag: str) -> int
     await web.SockSite(runner, sock).start()
     bound: int = sock.getsockname()[1]
     return bound
-
-
-class _Index:
-    """GET /: what there is, for people who look with a browser or with curl."""
-
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = routes
-
-    async def show(self, request: web.Request) -> web.Response:
-        rows = [(route.method, route.path, route.summary) for route in self._routes]
-        if "text/html" not in request.headers.get("Accept", ""):
-            listing = [{"method": m, "path": API_PREFIX + p, "alias": p, "summary": s} for m, p, s in rows]
-            body = {"name": "edgesched gateway", "version": __version__, "routes": listing}
-            return web.json_response(body)
-        items = "".join(f"<tr><td>{m}</td><td>{_link(m, p)}</td><td>{html.escape(s)}</td></tr>" for m, p, s in rows)
-        page = (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><title>edgesched gateway</title>'
-            f"<h1>edgesched gateway {html.escape(__version__)}</h1>"
-            f"<p>Each path also exists below {API_PREFIX}.</p><table>{items}</table></html>"
-        )
-        return web.Response(text=page, content_type="text/html", charset="utf-8")
-
-
-def _link(method: str, path: str) -> str:
-    shown = html.escape(path)
-    return f'<a href="{shown}">{shown}</a>' if method == "GET" and "{" not in path else shown

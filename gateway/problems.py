@@ -5,7 +5,7 @@ from __future__ import annotations
 import http
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -27,6 +27,7 @@ from edgesched.errors import (
     TaskEnded,
     row_for,
 )
+from gateway.errors import BodyTooLarge, UploadStalled
 from gateway.registry import AgentUnreachable
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 STATUS: Mapping[type[EdgeSchedError], http.HTTPStatus] = {
     InvalidInput: http.HTTPStatus.BAD_REQUEST,  # never retry
     AgentUnreachable: http.HTTPStatus.UNPROCESSABLE_ENTITY,  # retry when the network was mended
+    UploadStalled: http.HTTPStatus.REQUEST_TIMEOUT,
+    BodyTooLarge: http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotKnown: http.HTTPStatus.NOT_FOUND,
     Conflict: http.HTTPStatus.CONFLICT,
     IllegalTransition: http.HTTPStatus.CONFLICT,
@@ -56,8 +59,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except EdgeSchedError as error:
-        retry_after_ms = error.retry_after_ms if isinstance(error, Overloaded) else None
-        return problem(row_for(STATUS, type(error)), str(error), retry_after_ms=retry_after_ms)
+        return _response(describe(error))
     except web.HTTPException as refused:  # aiohttp's own: no such route, wrong method, body too large
         if refused.status < 400:
             raise
@@ -69,13 +71,38 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(INTERNAL, "internal error; the gateway's log has the details")
 
 
-def problem(status: http.HTTPStatus, detail: str, *, retry_after_ms: int | None = None) -> web.Response:
-    body = rest.Problem(title=status.phrase, status=status, detail=detail, retry_after_ms=retry_after_ms)
-    response = web.Response(
-        status=status, reason=status.phrase, body=rest.PROBLEM.dump(body), content_type="application/problem+json"
+def describe(error: EdgeSchedError) -> rest.Problem:
+    """An expected error as the body of an answer."""
+    status = row_for(STATUS, type(error))
+    retry_after_ms = error.retry_after_ms if isinstance(error, Overloaded) else None
+    return rest.Problem(title=status.phrase, status=status, detail=str(error), retry_after_ms=retry_after_ms)
+
+
+def problem(
+    status: http.HTTPStatus,
+    detail: str,
+    *,
+    retry_after_ms: int | None = None,
+    results: Sequence[rest.SubmittedFile] | None = None,
+) -> web.Response:
+    """results: of a form of which no file was accepted."""
+    return _response(
+        rest.Problem(
+            title=status.phrase,
+            status=status,
+            detail=detail,
+            retry_after_ms=retry_after_ms,
+            results=None if results is None else tuple(results),
+        )
     )
-    if retry_after_ms is not None:
-        response.headers["Retry-After"] = str(math.ceil(retry_after_ms / 1000))
+
+
+def _response(body: rest.Problem) -> web.Response:
+    response = web.Response(
+        status=body.status, reason=body.title, body=rest.PROBLEM.dump(body), content_type="application/problem+json"
+    )
+    if body.retry_after_ms is not None:
+        response.headers["Retry-After"] = str(math.ceil(body.retry_after_ms / 1000))
     return response
 
 

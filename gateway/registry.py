@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from edgesched.clock import Clock
 from edgesched.domain.device import Device, DeviceId, DeviceState, Telemetry
@@ -17,6 +17,7 @@ from edgesched.errors import Conflict, EdgeSchedError, InvalidInput, NotKnown, O
 from edgesched.placement.filters import MAX_MEMORY_USED_FRACTION
 from edgesched.placement.fleet import FleetSnapshot
 from edgesched.rest import DeviceEntry, DeviceRegistration, Heartbeat, WorkerReport
+from gateway.nearest import nearest
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,21 @@ class _Entry:
     address: str
     heard_at_ms: float  # monotonic
     heartbeat: Heartbeat | None = None
+    heard_at_wall_ms: int = 0
     state: DeviceState = DeviceState.READY  # as it was last seen; time alone can make it SILENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What an operator wants of a device. It outlives the device's registration."""
+
+    is_cordoned: bool = False
+    is_draining: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)  # win over those that the agent brings
+
+
+NO_WISHES = Wishes()
+Listener = Callable[[DeviceId], None]
 
 
 class Registry:
@@ -48,7 +63,18 @@ class Registry:
         self._clock = clock
         self._timeout_ms = heartbeat_timeout_ms
         self._entries: dict[DeviceId, _Entry] = {}
+        self._wishes: dict[DeviceId, Wishes] = {}
         self._changed = asyncio.Event()
+        self.listeners: list[Listener] = []
+        """Told which device said something, changed, or left. They must not block."""
+
+    def wishes(self, device_id: DeviceId) -> Wishes:
+        return self._wishes.get(device_id, NO_WISHES)
+
+    def set_wishes(self, device_id: DeviceId, wishes: Wishes) -> None:
+        """Also of a device that is not registered (yet)."""
+        self._wishes[device_id] = wishes
+        self._notify(device_id)
 
     async def register(self, registration: DeviceRegistration, *, seen_ip: str | None) -> str:
         """Take a device in, once its agent answers at its address. The same boot_id again only refreshes it.
@@ -83,8 +109,11 @@ class Registry:
         before = (entry.state, *_facts_that_matter(entry.heartbeat))
         entry.heartbeat = heartbeat
         entry.heard_at_ms = self._clock.monotonic_ms()
+        entry.heard_at_wall_ms = self._clock.wall_ms()
         if before != (self._state(entry), *_facts_that_matter(heartbeat)):
-            self._notify()
+            self._notify(device_id)
+        else:
+            self._tell(device_id)
 
     def leave(self, device_id: DeviceId, boot_id: str) -> None:
         """Raises: NotKnown if the device, or this start of its agent, is not registered."""
@@ -93,7 +122,23 @@ class Registry:
             raise NotKnown(f"device {device_id!r} is not registered here with that boot_id")
         del self._entries[device_id]
         log.info("device.left", extra={"device_id": device_id})
-        self._notify()
+        self._notify(device_id)
+
+    def remove(self, device_id: DeviceId) -> None:
+        """It was silent for so long that it is archived. Whoever reports for it is told to register again."""
+        if self._entries.pop(device_id, None) is not None:
+            log.info("device.archived", extra={"device_id": device_id})
+            self._notify(device_id)
+
+    def knows(self, device_id: DeviceId) -> bool:
+        return device_id in self._entries
+
+    def silent_for_ms(self) -> Mapping[DeviceId, float]:
+        """Every device, and the time since it was last heard of. Who fell silent meanwhile is noticed here."""
+        now_ms = self._clock.monotonic_ms()
+        for entry in self._entries.values():
+            self._state(entry)
+        return {device_id: now_ms - entry.heard_at_ms for device_id, entry in self._entries.items()}
 
     def snapshot(self) -> FleetSnapshot:
         return FleetSnapshot(devices=tuple(self._device(entry) for entry in self._entries.values()))
@@ -107,7 +152,8 @@ class Registry:
         try:
             return self._entry(self._entries[device_id])
         except KeyError:
-            raise NotKnown(f"no device {device_id!r} is registered; GET /devices lists those that are") from None
+            meant = nearest(device_id, self._entries)
+            raise NotKnown(f"no device {device_id!r} is registered{meant}; GET /devices lists those that are") from None
 
     async def changed_since(self, version: int) -> None:
         """Wait until `version` is old. That a device falls silent is noticed only when somebody looks."""
@@ -120,6 +166,7 @@ class Registry:
             registration=registration,
             address=address,
             heard_at_ms=self._clock.monotonic_ms(),
+            heard_at_wall_ms=self._clock.wall_ms(),
             heartbeat=known.heartbeat if known is not None and is_same_start else None,
         )
         log.info(
@@ -132,7 +179,7 @@ class Registry:
                 "models": ",".join(sorted(registration.models)),
             },
         )
-        self._notify()
+        self._notify(device_id)
 
     async def _check_reachable(self, address: str) -> None:
         if not await accepts_connections(address):
@@ -161,15 +208,18 @@ class Registry:
             state = DeviceState.UNHEALTHY
         if state is not entry.state:
             level = logging.INFO if state is DeviceState.READY else logging.WARNING
-            device_id = entry.registration.device_id
+            device_id = DeviceId(entry.registration.device_id)
             log.log(level, "device.state_changed", extra={"device_id": device_id, "state": state.value})
             entry.state = state
+            self._tell(device_id)
         return state
 
     def _device(self, entry: _Entry) -> Device:
         registration, heartbeat = entry.registration, entry.heartbeat
+        device_id = DeviceId(registration.device_id)
+        wishes = self.wishes(device_id)
         return Device(
-            device_id=DeviceId(registration.device_id),
+            device_id=device_id,
             board_type=registration.board_type,
             emulated=registration.emulated,
             address=entry.address,
@@ -183,18 +233,34 @@ class Registry:
             telemetry=heartbeat.telemetry if heartbeat else Telemetry(),
             last_heartbeat_age_ms=self._clock.monotonic_ms() - entry.heard_at_ms,
             outbox_count=heartbeat.outbox_count if heartbeat else 0,
-            labels=registration.labels,
+            is_cordoned=wishes.is_cordoned,
+            is_draining=wishes.is_draining,
+            labels={**registration.labels, **wishes.labels},
         )
 
     def _entry(self, entry: _Entry) -> DeviceEntry:
         simulated: tuple[str, ...] = entry.heartbeat.simulated if entry.heartbeat else ()
         workers: tuple[WorkerReport, ...] = entry.heartbeat.workers if entry.heartbeat else ()
-        return DeviceEntry(device=self._device(entry), simulated=simulated, workers=workers)
+        device = self._device(entry)
+        return DeviceEntry(
+            device=device,
+            simulated=simulated,
+            workers=workers,
+            unavailable_models=entry.heartbeat.unavailable_models if entry.heartbeat else {},
+            operator_labels=dict(self.wishes(device.device_id).labels),
+            last_heard_at_ms=entry.heard_at_wall_ms,
+        )
 
-    def _notify(self) -> None:
+    def _notify(self, device_id: DeviceId) -> None:
+        """Placement may come out differently."""
         self.version += 1
         self._changed.set()
         self._changed = asyncio.Event()
+        self._tell(device_id)
+
+    def _tell(self, device_id: DeviceId) -> None:
+        for listener in self.listeners:
+            listener(device_id)
 
 
 async def accepts_connections(address: str) -> bool:

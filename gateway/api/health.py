@@ -15,7 +15,7 @@ from edgesched.domain.lifecycle import State
 from edgesched.domain.task import TaskCounts
 from edgesched.errors import PeerUnavailable
 from edgesched.ports import TaskQueries
-from gateway.registry import Registry
+from gateway.fleet import Fleet
 from gateway.routes import Route, json_reply
 
 
@@ -27,28 +27,56 @@ class HealthReport(BaseModel):
     status: Literal["ok", "degraded"]
     version: str
     devices: Mapping[DeviceState, int]
+    cordoned: int  # devices that an operator wants to get no work, draining ones among them
+    workers: Mapping[str, int]  # state -> worker processes of all devices that are not silent
     tasks: Mapping[State, int] | None
     problems: Sequence[str]
 
 
+class Alive(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
 HEALTH: rest.Wire[HealthReport] = rest.Wire(HealthReport)
+ALIVE: rest.Wire[Alive] = rest.Wire(Alive)
 
 
 class Health:
-    def __init__(self, registry: Registry, tasks: TaskQueries) -> None:
-        self._registry = registry
+    def __init__(self, fleet: Fleet, tasks: TaskQueries) -> None:
+        self._fleet = fleet
         self._tasks = tasks
 
     def routes(self) -> Sequence[Route]:
+        alive = ALIVE.adapter
         return (
-            Route(method="GET", path="/health", handler=self.report, summary="how the cluster is"),
-            Route(method="GET", path="/health/live", handler=self.answer, summary="200: the process runs"),
-            Route(method="GET", path="/health/ready", handler=self.answer, summary="200: agents may register"),
+            Route(
+                method="GET",
+                path="/health",
+                handler=self.report,
+                summary="how the cluster is: devices, workers, tasks",
+                reply=HEALTH.adapter,
+            ),
+            Route(
+                method="GET",
+                path="/health/live",
+                handler=self.answer,
+                summary="200: the process runs",
+                reply=alive,
+            ),
+            Route(
+                method="GET",
+                path="/health/ready",
+                handler=self.answer,
+                summary="200: agents may register",
+                reply=alive,
+            ),
         )
 
     async def report(self, request: web.Request) -> web.Response:
         """200 as long as the gateway runs: what is wrong elsewhere is the content, not the status."""
-        states = Counter(device.state for device in self._registry.snapshot().devices)
+        entries = self._fleet.entries()
+        states = Counter(entry.device.state for entry in entries)
+        talking = [entry for entry in entries if entry.device.state is not DeviceState.SILENT]
         counts: TaskCounts | None = None
         problems = [
             f"devices {state.value}: {states[state]}"
@@ -65,6 +93,8 @@ class Health:
             status="degraded" if problems else "ok",
             version=__version__,
             devices={state: states[state] for state in DeviceState},
+            cordoned=sum(entry.device.is_cordoned for entry in entries),
+            workers=Counter(worker.state for entry in talking for worker in entry.workers),
             tasks=None if counts is None else {state: counts.get(state, 0) for state in State},
             problems=problems,
         )
@@ -72,4 +102,4 @@ class Health:
 
     async def answer(self, request: web.Request) -> web.Response:
         """The gateway needs nobody else to take registrations and to place: once it listens, it is ready."""
-        return json_reply(b'{"status":"ok"}')
+        return json_reply(ALIVE.dump(Alive()))

@@ -100,7 +100,7 @@ async def test_what_finished_teaches_later_plans(known: DeviceRegistration) -> N
     await placement.place(request(finished=[finished(NAME, service_ms=1027.0)]))
     decision = placement.dry_run(model="shapes", size_bytes=1, strategy=None)
     assert decision.chosen is not None
-    assert decision.chosen.terms["service_ms"] == pytest.approx(127.0)
+    assert decision.chosen.terms["service_ms"] > 2 * known.profile.service_ms
 
 
 async def test_an_unknown_strategy_is_refused_at_the_start_and_later() -> None:

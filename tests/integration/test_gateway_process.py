@@ -17,21 +17,22 @@ from aiohttp import web
 from edgesched.errors import StartupError
 from gateway.app import BoundPorts, build_app, listening, make_placement, ready_line
 from gateway.registry import Registry, accepts_connections
-from tests.support.gateways import LOCALHOST, CannedTasks, ManualClock, agent_port, closed_port
+from tests.support.gateways import LOCALHOST, CannedTasks, ManualClock, agent_port, closed_port, gateway_parts
 
 ROOT = Path(__file__).parents[2]
 BOUND_S = 30.0
 
 
-def app() -> web.Application:
-    registry = Registry(ManualClock(), heartbeat_interval_ms=2_000, heartbeat_timeout_ms=6_000)
-    return build_app(registry, make_placement(registry, None), CannedTasks())
+@pytest.fixture
+async def app() -> AsyncIterator[web.Application]:
+    async with gateway_parts(ManualClock()) as parts:
+        yield build_app(parts, CannedTasks())
 
 
 @asynccontextmanager
-async def gateway_process(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def gateway_process(state: Path, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *flags),
+        *(sys.executable, "-m", "gateway", "--state", str(state / "gateway.sqlite3"), *flags),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -46,9 +47,9 @@ async def gateway_process(*flags: str) -> AsyncIterator[asyncio.subprocess.Proce
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_cleanly_and_frees_its_ports(signum: signal.Signals) -> None:
+async def test_a_signal_ends_it_cleanly_and_frees_its_ports(signum: signal.Signals, tmp_path: Path) -> None:
     nobody = f"{LOCALHOST}:{await closed_port()}"
-    async with gateway_process("-p", "0", "--browser-port", "0", "--task-manager", nobody) as process:
+    async with gateway_process(tmp_path, "-p", "0", "--browser-port", "0", "--task-manager", nobody) as process:
         assert process.stdout is not None
         ready = re.fullmatch(
             r"READY http=(127\.0\.0\.1:\d+) browser=(127\.0\.0\.1:\d+)\n", (await process.stdout.readline()).decode()
@@ -65,8 +66,8 @@ async def test_a_signal_ends_it_cleanly_and_frees_its_ports(signum: signal.Signa
             assert not await accepts_connections(address)
 
 
-async def test_a_taken_port_ends_it_with_one_sentence_and_exit_code_2() -> None:
-    async with agent_port() as taken, gateway_process("--http-port", str(taken)) as process:
+async def test_a_taken_port_ends_it_with_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    async with agent_port() as taken, gateway_process(tmp_path, "--http-port", str(taken)) as process:
         out, err = await process.communicate()
     assert (process.returncode, out) == (2, b"")
     assert f"cannot listen on port {taken}" in err.decode()
@@ -74,26 +75,26 @@ async def test_a_taken_port_ends_it_with_one_sentence_and_exit_code_2() -> None:
     assert "Traceback" not in err.decode()
 
 
-async def test_a_taken_browser_port_is_only_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_taken_browser_port_is_only_a_warning(app: web.Application, caplog: pytest.LogCaptureFixture) -> None:
     async with (
         agent_port() as taken,
-        listening(app(), host=LOCALHOST, http_port=0, browser_port=taken) as ports,
+        listening(app, host=LOCALHOST, http_port=0, browser_port=taken) as ports,
     ):
         assert ports.browser is None
         assert await accepts_connections(f"{LOCALHOST}:{ports.http}")
     assert "gateway.browser_port_unavailable" in caplog.text
 
 
-async def test_one_port_for_both_is_opened_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_port_for_both_is_opened_once(app: web.Application, caplog: pytest.LogCaptureFixture) -> None:
     free = await closed_port()
-    async with listening(app(), host=LOCALHOST, http_port=free, browser_port=free) as ports:
+    async with listening(app, host=LOCALHOST, http_port=free, browser_port=free) as ports:
         assert ports == BoundPorts(http=free, browser=None)
     assert caplog.text == ""
 
 
-async def test_an_address_of_another_machine_is_refused() -> None:
+async def test_an_address_of_another_machine_is_refused(app: web.Application) -> None:
     with pytest.raises(StartupError, match=r"cannot listen on port 0 of 192\.0\.2\.1"):
-        async with listening(app(), host="192.0.2.1", http_port=0, browser_port=None):
+        async with listening(app, host="192.0.2.1", http_port=0, browser_port=None):
             pass
 
 

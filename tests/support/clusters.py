@@ -45,7 +45,8 @@ async def apart(workspace: Path, models: Path) -> AsyncIterator[tuple[str, str]]
             log_path=workspace / "task_manager.log",
         )
         (manager,) = await stack.enter_async_context(running(spec))
-        arguments = ["gateway", "--port", http.rpartition(":")[2], "--task-manager", manager.ready["grpc"]]
+        state = ["--state", str(workspace / "gateway.sqlite3")]
+        arguments = ["gateway", "--port", http.rpartition(":")[2], "--task-manager", manager.ready["grpc"], *state]
         spec = ChildSpec(
             name="gateway",
             arguments=[*arguments, "--browser-port", "0"],
@@ -58,7 +59,7 @@ async def apart(workspace: Path, models: Path) -> AsyncIterator[tuple[str, str]]
 async def _free_address(workspace: Path) -> str:
     spec = ChildSpec(
         name="gateway",
-        arguments=["gateway", "--port", "0", "--browser-port", "0"],
+        arguments=["gateway", "--port", "0", "--browser-port", "0", "--state", str(workspace / "gateway.sqlite3")],
         log_path=workspace / "gateway-first.log",
     )
     async with running(spec) as (first,):

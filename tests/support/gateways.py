@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import TaskCounts, TaskDetails, TaskFilter, TaskId, TaskPage
-from edgesched.errors import NotKnown, PeerUnavailable
-from gateway.app import build_app, listening
-from gateway.local_placement import LocalPlacement
+from edgesched.domain.task import (
+    ModelFacts,
+    Submission,
+    Task,
+    TaskCounts,
+    TaskDetails,
+    TaskFilter,
+    TaskId,
+    TaskPage,
+    TaskStats,
+)
+from edgesched.errors import EdgeSchedError, NotKnown, PeerUnavailable
+from edgesched.settings import GatewaySettings
+from gateway.app import Gateway, build_app, listening, opened
 from gateway.registry import Registry
 
 LOCALHOST = "127.0.0.1"
 HEARTBEAT_TIMEOUT_MS = 6_000
+WALL_MS = 1_700_000_000_000
 
 
 class ManualClock:
@@ -30,16 +43,22 @@ class ManualClock:
         return self.now_ms
 
     def wall_ms(self) -> int:
-        return 0
+        return WALL_MS + int(self.now_ms)
 
 
 class CannedTasks:
-    """The `TaskQueries` port with fixed answers; remembers what it was asked."""
+    """The `TaskDesk` port with fixed answers; remembers what it was asked and told."""
 
     def __init__(self, *details: TaskDetails) -> None:
         self.details = {d.task.task_id: d for d in details}
         self.is_reachable = True
         self.asked: list[tuple[TaskFilter, int, int | None]] = []
+        self.told: list[tuple[str, TaskId]] = []
+        self.submitted: list[Submission] = []
+        self.pictures: dict[TaskId, bytes] = {}
+        self.refusal: EdgeSchedError | None = None  # of the next command or submission
+        self.news: asyncio.Queue[Task] = asyncio.Queue()
+        self.undelivered = 0
 
     def _check(self) -> None:
         if not self.is_reachable:
@@ -60,6 +79,55 @@ class CannedTasks:
         self._check()
         return {State.QUEUED: 2, State.DONE: 5}
 
+    async def stats(self) -> TaskStats:
+        return TaskStats(
+            counts=await self.counts(),
+            next_in_line={"shapes": 2},
+            open_bytes=20,
+            undelivered=self.undelivered,
+            oldest_undelivered_ms=1_500.0 if self.undelivered else None,
+            commits=4,
+            commit_ms=8.0,
+        )
+
+    async def models(self) -> Sequence[ModelFacts]:
+        self._check()
+        return (ModelFacts(name="shapes", version="1", description="drawn shapes", labels=("circle",)),)
+
+    async def picture(self, task_id: TaskId) -> bytes:
+        await self.get(task_id)
+        if task_id not in self.pictures:
+            raise NotKnown(f"the picture of task {task_id} was let go")
+        return self.pictures[task_id]
+
+    async def changes(self) -> AsyncGenerator[Task, None]:
+        self._check()
+        while True:
+            yield await self.news.get()
+
+    async def submit(self, submission: Submission) -> TaskId:
+        self._check()
+        if self.refusal is not None:
+            raise self.refusal
+        self.submitted.append(submission)
+        return TaskId(f"new-{len(self.submitted)}")
+
+    async def cancel(self, task_id: TaskId) -> Task:
+        return await self._tell("cancel", task_id)
+
+    async def retry(self, task_id: TaskId) -> Task:
+        return await self._tell("retry", task_id)
+
+    async def abandon(self, task_id: TaskId) -> Task:
+        return await self._tell("abandon", task_id)
+
+    async def _tell(self, command: str, task_id: TaskId) -> Task:
+        details = await self.get(task_id)
+        if self.refusal is not None:
+            raise self.refusal
+        self.told.append((command, task_id))
+        return details.task
+
 
 @dataclass(kw_only=True)
 class Answer:
@@ -69,10 +137,11 @@ class Answer:
 
 
 class GatewayUnderTest:
-    def __init__(self, session: aiohttp.ClientSession, url: str, registry: Registry) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, parts: Gateway) -> None:
         self.session = session
         self.url = url
-        self.registry = registry
+        self.parts = parts
+        self.registry: Registry = parts.registry
         self.clock = ManualClock()
         self.tasks = CannedTasks()
 
@@ -110,15 +179,26 @@ def registration(device_id: str, port: int, **changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def gateway_under_test(default_strategy: str | None = None) -> AsyncIterator[GatewayUnderTest]:
+async def gateway_parts(clock: ManualClock, **settings: Any) -> AsyncIterator[Gateway]:
+    """Its state is in a file of its own, unless `gateway_state_path` says where."""
+    with tempfile.TemporaryDirectory() as directory:
+        defaults: dict[str, Any] = {
+            "gateway_state_path": Path(directory) / "gateway.sqlite3",
+            "heartbeat_timeout_ms": HEARTBEAT_TIMEOUT_MS,
+        }
+        async with opened(GatewaySettings(**(defaults | settings)), clock) as gateway:
+            yield gateway
+
+
+@asynccontextmanager
+async def gateway_under_test(default_strategy: str | None = None, **settings: Any) -> AsyncIterator[GatewayUnderTest]:
     clock, tasks = ManualClock(), CannedTasks()
-    registry = Registry(clock, heartbeat_interval_ms=2_000, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS)
-    app = build_app(registry, LocalPlacement(registry, default_strategy=default_strategy), tasks)
     async with (
-        listening(app, host=LOCALHOST, http_port=0, browser_port=None) as ports,
+        gateway_parts(clock, strategy=default_strategy, **settings) as parts,
+        listening(build_app(parts, tasks), host=LOCALHOST, http_port=0, browser_port=None) as ports,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
     ):
-        gateway = GatewayUnderTest(session, f"http://{LOCALHOST}:{ports.http}", registry)
+        gateway = GatewayUnderTest(session, f"http://{LOCALHOST}:{ports.http}", parts)
         gateway.clock, gateway.tasks = clock, tasks
         yield gateway
 

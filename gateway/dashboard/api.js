@@ -1,0 +1,42 @@
+// What the page asks of the gateway. Addresses are relative, so that a proxy may put the page below a path.
+
+const BASE = "api/v1/";
+const TIMEOUT_MS = 20_000;
+
+/** The parsed answer. Throws an Error whose message is the problem's detail. */
+export async function call(path, { method = "GET", body, timeoutMs = TIMEOUT_MS } = {}) {
+  const reply = await fetch(BASE + path, { method, body, signal: AbortSignal.timeout(timeoutMs) });
+  const isJson = (reply.headers.get("Content-Type") || "").includes("json");
+  const answer = isJson ? await reply.json() : await reply.text();
+  if (!reply.ok) {
+    const error = new Error((isJson && answer.detail) || `${reply.status} ${reply.statusText}`);
+    error.status = reply.status;
+    throw error;
+  }
+  return answer;
+}
+
+export const post = (path) => call(path, { method: "POST" });
+export const part = encodeURIComponent;
+export const pictureOf = (taskId) => `${BASE}tasks/${part(taskId)}/picture`;
+
+const REOPEN_MS = 3000;
+const EVENTS = ["hello", "devices", "tasks", "counts", "activity", "task_manager_away"];
+
+/** Live news for ever. on: event name -> handler of its data; and `up`, `down` of the connection. */
+export function follow(on) {
+  const source = new EventSource(`${BASE}events`);
+  for (const name of EVENTS) source.addEventListener(name, (event) => on[name]?.(JSON.parse(event.data)));
+  source.onopen = () => on.up();
+  let isOver = false;
+  const again = () => {
+    if (isOver) return;
+    isOver = true;
+    source.close();
+    on.down();
+    setTimeout(() => follow(on), REOPEN_MS);
+  };
+  for (const name of ["dropped", "closing"]) source.addEventListener(name, again);
+  // The browser gives up for good after an answer that is no stream, and else tries by itself: one way is simpler.
+  source.onerror = again;
+}

@@ -1,0 +1,103 @@
+// The page's wiring: one stream of news goes to the parts that show it.
+
+import { follow } from "./api.js";
+import { addPoint, drawCharts, newestPoint, setPoints } from "./charts.js";
+import { drawDetailAgain, noteTasks, startDetail } from "./detail.js";
+import { byId, el, perFrame, setData, setText, show } from "./dom.js";
+import { changeDevices, deviceCount, drawFleetAgain, fleetListeners, readyCount, setDevices, startFleet, total } from "./fleet.js";
+import { duration, otherLanguage, plain, setLanguage, STRINGS, t, translatePage, UNKNOWN } from "./strings.js";
+import { changeTasks, countOf, countsListeners, drawTasksAgain, readTasks, setCounts, startTasks } from "./tasks.js";
+import { readModels, startUpload } from "./upload.js";
+
+const TILES = [
+  ["tileReady", () => `${readyCount()}/${deviceCount()}`, () => (readyCount() < deviceCount() || !deviceCount() ? "warn" : "good")],
+  ["tileRate", () => plain(total("pictures_per_s"), 1), () => ""],
+  ["tileLatency", () => duration(newestPoint()?.p95_ms ?? null), () => ""],
+  ["tileQueued", () => String(countOf("queued") ?? UNKNOWN), () => ""],
+  ["tileBusy", () => String(total("in_flight") ?? UNKNOWN), () => ""],
+  ["tileFailed", () => String(countOf("failed") ?? UNKNOWN), () => (countOf("failed") ? "bad" : "")],
+];
+
+const drawTiles = perFrame(() => {
+  const host = byId("tiles");
+  if (!host.children.length) host.append(...TILES.map(() => el("div", { className: "tile" }, el("b"), el("span"))));
+  TILES.forEach(([key, value, tone], at) => {
+    const tile = host.children[at];
+    setText(tile.firstChild, value());
+    setText(tile.lastChild, t(key));
+    setData(tile, "tone", tone());
+  });
+});
+
+let link = "connecting";
+let banner = null;
+
+function drawLink() {
+  const pill = byId("link");
+  setText(pill, t(link));
+  setData(pill, "tone", { live: "good", connecting: "wait", lost: "bad" }[link]);
+  const node = byId("banner");
+  if (banner) setText(node, t(...banner));
+  show(node, banner !== null);
+}
+
+function say(newLink, newBanner) {
+  link = newLink;
+  banner = newBanner;
+  drawLink();
+}
+
+const news = {
+  hello({ counts, devices, activity }) {
+    say("live", counts ? null : ["away", { reason: "" }]);
+    setDevices(devices);
+    setPoints(activity);
+    setCounts(counts);
+    readTasks();
+    readModels();
+    drawTiles();
+  },
+  devices: ({ devices, gone }) => changeDevices(devices, gone),
+  tasks({ tasks }) {
+    if (banner?.[0] === "away") readModels();
+    say("live", null);
+    changeTasks(tasks);
+    noteTasks(tasks);
+  },
+  counts(counts) {
+    say("live", null);
+    setCounts(counts);
+  },
+  activity(point) {
+    addPoint(point);
+    drawTiles();
+  },
+  task_manager_away: ({ reason }) => say("live", ["away", { reason }]),
+  up: () => say("live", banner?.[0] === "lostBanner" ? null : banner),
+  down: () => say("lost", ["lostBanner"]),
+};
+
+function translate() {
+  translatePage();
+  setText(byId("language"), STRINGS[otherLanguage()].languageName);
+  drawLink();
+  drawTiles();
+  drawFleetAgain();
+  drawCharts();
+  drawTasksAgain();
+  drawDetailAgain();
+}
+
+byId("language").addEventListener("click", () => {
+  setLanguage(otherLanguage());
+  translate();
+});
+fleetListeners.push(drawTiles);
+countsListeners.push(drawTiles);
+startDetail();
+startFleet();
+startTasks();
+startUpload();
+translate();
+new ResizeObserver(drawCharts).observe(byId("throughput"));
+follow(news);

@@ -1,0 +1,257 @@
+// Counts, recent tasks, dead letters, and the newest labelled pictures. What is kept of tasks is bounded.
+
+import { call, part, post } from "./api.js";
+import { openTask } from "./detail.js";
+import { byId, el, perFrame, setData, setText, show, toast } from "./dom.js";
+import { pictureWithBoxes } from "./picture.js";
+import { bytes, clock, duration, t, UNKNOWN } from "./strings.js";
+
+export const STATES = ["queued", "dispatched", "running", "done", "delivered", "failed", "expired", "cancelled"];
+const LABELLED = ["done", "delivered"];
+const SHOWN = 25;
+const DEAD_SHOWN = 50;
+const GALLERY = 6;
+const GALLERY_EVERY_MS = 1500; // one new picture each time, however many are labelled: nobody sees more
+const LOOK_EVERY_MS = 2000;
+
+const tasks = new Map(); // id -> task; the newest SHOWN that fit the chosen state
+const rows = new Map(); // id -> {node, cells, revision}
+let counts = null;
+let byModelAskedAt = 0;
+let deadSeen = -1;
+let isDeadAsked = false;
+let candidate = null; // the newest labelled task that the gallery does not show
+
+export const countsListeners = [];
+export const countOf = (state) => counts?.[state] ?? null;
+
+const fits = (task) => !byId("task-state").value || byId("task-state").value === task.state;
+
+// --- counts ---
+
+export function setCounts(newCounts) {
+  counts = newCounts;
+  drawCounts();
+  if (counts && counts.failed !== deadSeen) readDead();
+  if (counts) readQueue();
+}
+
+const drawCounts = perFrame(() => {
+  const host = byId("states");
+  if (!host.children.length) {
+    for (const state of STATES) {
+      const button = el("button", { type: "button", className: "count" }, el("b"), el("span"));
+      button.dataset.state = state;
+      button.addEventListener("click", () => {
+        byId("task-state").value = state;
+        readTasks();
+        byId("tasks-title").scrollIntoView();
+      });
+      host.append(button);
+    }
+  }
+  for (const button of host.children) {
+    setText(button.firstChild, counts ? String(counts[button.dataset.state]) : UNKNOWN);
+    setText(button.lastChild, t(`state_${button.dataset.state}`));
+  }
+  for (const listener of countsListeners) listener();
+});
+
+/** The queue by model is a metric; asked for only while something waits, and never more often than every two seconds. */
+async function readQueue() {
+  const now = performance.now();
+  if (counts.queued && (document.hidden || now - byModelAskedAt < LOOK_EVERY_MS)) return;
+  let lines = [];
+  if (counts.queued) {
+    byModelAskedAt = now;
+    try {
+      const found = (await call("metrics")).matchAll(/^edgesched_queue_depth\{model="([^"]+)"\} (\S+)$/gm);
+      lines = [...found].map(([, model, count]) => [model, Number(count)]);
+    } catch {
+      return; // it says by itself that the gateway is away
+    }
+  }
+  const most = Math.max(1, ...lines.map(([, count]) => count));
+  const bars = lines.map(([model, count]) => {
+    const fill = el("span", { className: "fill" });
+    fill.style.width = `${(count / most) * 100}%`;
+    return el("div", { className: "meter" }, el("span", { textContent: model }), el("span", { className: "track" }, fill), el("b", { textContent: String(count) }));
+  });
+  byId("by-model").replaceChildren(...bars);
+  show(byId("no-queue"), bars.length === 0);
+}
+
+// --- recent tasks ---
+
+export async function readTasks() {
+  const state = byId("task-state").value;
+  try {
+    const page = await call(`tasks?limit=${SHOWN}${state ? `&state=${state}` : ""}`);
+    if (state !== byId("task-state").value) return; // another one was chosen meanwhile
+    tasks.clear();
+    for (const task of page.tasks) tasks.set(task.task_id, task);
+    drawTasks();
+    if (!byId("gallery").children.length) {
+      const labelled = page.tasks.filter((task) => LABELLED.includes(task.state)).slice(0, GALLERY);
+      for (const task of labelled.reverse()) await addToGallery(task);
+    }
+    show(byId("no-gallery"), !byId("gallery").children.length);
+  } catch (error) {
+    toast(error.message);
+  }
+}
+
+export function changeTasks(changed) {
+  for (const task of changed) {
+    if (LABELLED.includes(task.state) && (!candidate || task.seq > candidate.seq)) candidate = task;
+    if (fits(task)) tasks.set(task.task_id, task);
+    else tasks.delete(task.task_id);
+  }
+  if (tasks.size > SHOWN) {
+    const oldest = [...tasks.values()].sort((a, b) => b.seq - a.seq).slice(SHOWN);
+    for (const task of oldest) tasks.delete(task.task_id);
+  }
+  drawTasks();
+}
+
+const drawTasks = perFrame(() => {
+  const inOrder = [...tasks.values()].sort((a, b) => b.seq - a.seq);
+  for (const [id, row] of rows) {
+    if (!tasks.has(id)) {
+      row.node.remove();
+      rows.delete(id);
+    }
+  }
+  const body = byId("tasks");
+  inOrder.forEach((task, at) => {
+    const row = rows.get(task.task_id) ?? makeRow(task);
+    if (row.revision !== task.revision) fillRow(row, task);
+    if (body.children[at] !== row.node) body.insertBefore(row.node, body.children[at] ?? null);
+  });
+  show(byId("no-tasks"), !inOrder.length && !byId("task-state").value);
+});
+
+function makeRow(task) {
+  const open = el("button", { type: "button", className: "open" });
+  open.addEventListener("click", () => openTask(task.task_id));
+  const badge = el("span", { className: "badge" });
+  const cells = Array.from({ length: 5 }, () => el("td"));
+  const node = el("tr", {}, el("td", {}, badge), el("td", {}, open), ...cells);
+  const row = { node, open, badge, cells, revision: -1 };
+  rows.set(task.task_id, row);
+  return row;
+}
+
+function fillRow(row, task) {
+  row.revision = task.revision;
+  setText(row.badge, t(`state_${task.state}`));
+  setData(row.badge, "state", task.state);
+  setText(row.open, task.file_name);
+  row.open.title = task.task_id;
+  const took = task.state === "queued" ? null : task.updated_at_ms - task.created_at_ms;
+  const words = [task.model, task.device_id ?? UNKNOWN, bytes(task.size_bytes), duration(took), clock(task.updated_at_ms)];
+  words.forEach((text, at) => setText(row.cells[at], text));
+}
+
+// --- the newest labelled pictures ---
+
+async function refreshGallery() {
+  if (document.hidden || !candidate) return;
+  const task = candidate;
+  candidate = null;
+  await addToGallery(task);
+}
+
+async function addToGallery(task) {
+  const host = byId("gallery");
+  if ([...host.children].some((node) => node.dataset.task === task.task_id)) return;
+  try {
+    const { result } = await call(`tasks/${part(task.task_id)}`);
+    const n = result?.detections.length ?? 0;
+    const button = el("button", { type: "button", title: task.file_name }, pictureWithBoxes(task, result, t("boxes", { n, file: task.file_name })));
+    button.dataset.task = task.task_id;
+    button.append(el("span", { textContent: `${task.device_id ?? ""} · ${n}` }));
+    button.addEventListener("click", () => openTask(task.task_id));
+    host.prepend(button);
+    while (host.children.length > GALLERY) host.lastChild.remove();
+    show(byId("no-gallery"), false);
+  } catch {
+    // it was retired, or the gateway is busy: the next one comes soon
+  }
+}
+
+// --- dead letters ---
+
+async function readDead() {
+  if (isDeadAsked) return;
+  isDeadAsked = true;
+  deadSeen = counts.failed;
+  try {
+    drawDead(counts.failed ? (await call(`tasks?state=failed&limit=${DEAD_SHOWN}`)).tasks : []);
+  } catch {
+    deadSeen = -1; // asked again with the next counts
+  } finally {
+    setTimeout(() => {
+      isDeadAsked = false;
+      if (counts && counts.failed !== deadSeen) readDead();
+    }, LOOK_EVERY_MS);
+  }
+}
+
+function drawDead(dead) {
+  byId("dead").replaceChildren(
+    ...dead.map((task) => {
+      const open = el("button", { type: "button", className: "open", textContent: task.file_name, title: task.task_id });
+      open.addEventListener("click", () => openTask(task.task_id));
+      const replay = el("button", { type: "button", textContent: t("replay"), disabled: task.image === null });
+      replay.addEventListener("click", () => replayAll([task.task_id], replay));
+      return el("li", {}, el("div", {}, open, el("span", { className: "soft", textContent: task.last_error ?? "" })), replay);
+    }),
+  );
+  const all = byId("replay-all");
+  const ids = dead.filter((task) => task.image !== null).map((task) => task.task_id);
+  show(all, ids.length > 1);
+  all.onclick = () => replayAll(ids, all);
+  show(byId("no-dead"), !dead.length);
+}
+
+async function replayAll(ids, button) {
+  button.disabled = true;
+  let told = 0;
+  for (const id of ids) {
+    try {
+      await post(`tasks/${part(id)}/retry`);
+      told += 1;
+    } catch (error) {
+      toast(error.message);
+    }
+  }
+  if (told) toast(t("replayed", { n: told }));
+  button.disabled = false;
+  deadSeen = -1;
+}
+
+// --- wiring ---
+
+export function drawTasksAgain() {
+  const select = byId("task-state");
+  const chosen = select.value;
+  select.replaceChildren(new Option(t("allStates"), ""), ...STATES.map((state) => new Option(t(`state_${state}`), state)));
+  select.value = chosen;
+  for (const row of rows.values()) row.revision = -1;
+  deadSeen = -1;
+  drawTasks();
+  drawCounts();
+  if (counts) readDead();
+}
+
+export function startTasks() {
+  drawTasksAgain();
+  byId("task-state").addEventListener("change", readTasks);
+  byId("find").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const id = byId("find-id").value.trim();
+    if (id) openTask(id);
+  });
+  setInterval(refreshGallery, GALLERY_EVERY_MS);
+}

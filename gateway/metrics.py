@@ -1,0 +1,191 @@
+"""/metrics in Prometheus' text form: what is known at the moment of the scrape, and what placement requests have told.
+
+A figure that is not known has no sample: a graph with a gap is honest, a zero is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator, Sequence
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from edgesched import __version__, rest
+from edgesched.domain.device import DeviceState
+from edgesched.domain.lifecycle import State
+from edgesched.domain.task import TaskStats
+from edgesched.errors import PeerUnavailable
+from edgesched.ports import PlacementPlan, PlacementRequest, TaskQueries
+from gateway.fleet import Fleet
+from gateway.routes import Route
+
+log = logging.getLogger(__name__)
+
+ASK_TIMEOUT_S = 2.0
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+TELEMETRY = {  # field of Telemetry -> metric, help
+    "cpu_used_fraction": ("cpu_used_ratio", "Share of its CPU that is used, 0..1"),
+    "memory_used_fraction": ("memory_used_ratio", "Share of its memory that is used, 0..1"),
+    "xpu_used_fraction": ("xpu_used_ratio", "Share of its accelerator that is used, 0..1"),
+    "temperature_c": ("temperature_celsius", "Its highest temperature"),
+    "power_w": ("power_watts", "What it draws"),
+    "link_bandwidth_mbps": ("link_bandwidth_mbps", "Measured from the task manager to it, Mbit/s"),
+    "link_latency_ms": ("link_latency_milliseconds", "Measured round trip"),
+}
+
+
+class Metrics:
+    """One registry per gateway, so that two in one process (tests) do not share their figures."""
+
+    def __init__(self, fleet: Fleet, tasks: TaskQueries) -> None:
+        self._fleet = fleet
+        self._tasks = tasks
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._stages = Histogram(
+            "edgesched_stage_seconds",
+            "Time of one picture in a stage: transfer (to the board), service (on a worker), total (sent to labelled)",
+            ("stage", "model"),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._attempts = Counter(
+            "edgesched_attempts",
+            "Attempts that ended, as placement was told",
+            ("device_id", "model", "outcome"),
+            registry=self._registry,
+        )
+        self._decisions = Counter(
+            "edgesched_decisions",
+            "Placement decisions; waits: no device could take the task at once",
+            ("strategy", "outcome"),
+            registry=self._registry,
+        )
+
+    def routes(self) -> Sequence[Route]:
+        return (
+            Route(
+                method="GET",
+                path="/metrics",
+                handler=self.show,
+                summary="figures for Prometheus",
+                media=("text/plain",),
+            ),
+        )
+
+    def observe(self, request: PlacementRequest, plan: PlacementPlan) -> None:
+        """Told of every placement."""
+        for sample in request.finished:
+            outcome = "labelled" if sample.succeeded else "failed"
+            self._attempts.labels(sample.device_id, sample.model, outcome).inc()
+            if not sample.succeeded:
+                continue
+            stages = {"transfer": sample.transfer_ms, "service": sample.service_ms, "total": sample.total_ms}
+            for stage, ms in stages.items():
+                if ms is not None:
+                    self._stages.labels(stage, sample.model).observe(ms / 1000)
+        outcomes = Tally((d.strategy, "sent" if d.device_id else "waits") for d in plan.decisions)
+        for (strategy, outcome), count in outcomes.items():
+            self._decisions.labels(strategy, outcome).inc(count)
+
+    async def show(self, request: web.Request) -> web.Response:
+        stats: TaskStats | None = None
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                stats = await self._tasks.stats()
+        except (PeerUnavailable, TimeoutError) as error:
+            log.warning("metrics.task_manager_away", extra={"cause": str(error) or "timeout"})
+        now = CollectorRegistry(auto_describe=False)
+        now.register(_Collected((*_of_tasks(stats), *_of_devices(self._fleet.entries()))))
+        body = generate_latest(self._registry) + generate_latest(now)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+class _Collected(Collector):
+    """Figures of one scrape."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = tuple(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _of_tasks(stats: TaskStats | None) -> Iterator[Metric]:
+    yield _gauge("edgesched_build_info", "Always 1", ("version",), [((__version__,), 1.0)])
+    answered = float(stats is not None)
+    yield _gauge("edgesched_task_manager_up", "Whether the task manager answers the gateway", (), [((), answered)])
+    if stats is None:
+        return
+    by_state = [((state.value,), float(stats.counts.get(state, 0))) for state in State]
+    yield _gauge("edgesched_tasks", "Tasks in the ledger by state", ("state",), by_state)
+    in_line = [((model,), float(count)) for model, count in sorted(stats.next_in_line.items())]
+    help_ = "Queued tasks that the dispatcher looks at; what does not fit waits in the ledger"
+    yield _gauge("edgesched_queue_depth", help_, ("model",), in_line)
+    yield _gauge("edgesched_open_bytes", "Pictures of open tasks", (), [((), float(stats.open_bytes))])
+    help_ = "Tasks with labels that their receiver has not taken, counted up to 1000"
+    yield _gauge("edgesched_undelivered_tasks", help_, (), [((), float(stats.undelivered))])
+    lag = [] if stats.oldest_undelivered_ms is None else [((), stats.oldest_undelivered_ms / 1000)]
+    yield _gauge("edgesched_delivery_lag_seconds", "Age of the oldest labels that are not delivered", (), lag)
+    commits = CounterMetricFamily("edgesched_ledger_commits", "Commits of task events since the task manager started")
+    commits.add_metric((), stats.commits)
+    yield commits
+    seconds = CounterMetricFamily("edgesched_ledger_commit_seconds", "Time that those commits took")
+    seconds.add_metric((), stats.commit_ms / 1000)
+    yield seconds
+
+
+def _of_devices(entries: Sequence[rest.DeviceEntry]) -> Iterator[Metric]:
+    states = []
+    for entry in entries:
+        device = entry.device
+        labels = (device.device_id, device.board_type.value, "true" if device.emulated else "false")
+        states += [((*labels, state.value), float(device.state is state)) for state in DeviceState]
+    help_ = "1 for the state that the device is in"
+    yield _gauge("edgesched_device_state", help_, ("device_id", "board_type", "emulated", "state"), states)
+    for name, help_, read in (
+        ("heartbeat_age_seconds", "Since it was last heard of", lambda e: e.device.last_heartbeat_age_ms / 1000),
+        ("cordoned", "1: an operator wants it to get no work", lambda e: float(e.device.is_cordoned)),
+        ("draining", "1: the same, and it shall become empty", lambda e: float(e.device.is_draining)),
+        ("window_tasks", "How many tasks it may hold now", lambda e: e.window_tasks),
+        ("in_flight_tasks", "Tasks on their way to it or on it", lambda e: e.in_flight),
+        ("in_flight_bytes", "Bytes of their pictures", lambda e: e.in_flight_bytes),
+        ("pictures_per_second", "Labelled lately", lambda e: e.pictures_per_s),
+        ("outbox_results", "Finished on it, not yet settled", lambda e: float(e.device.outbox_count)),
+        ("failures_in_a_row", "Since its last success", lambda e: float(e.failures_in_a_row)),
+        ("breaker_open", "1: it failed too often and gets no work", lambda e: float(e.breaker_open_ms > 0)),
+    ):
+        samples = [((entry.device.device_id,), value) for entry in entries if (value := read(entry)) is not None]
+        yield _gauge(f"edgesched_device_{name}", help_, ("device_id",), samples)
+    for field, (name, help_) in TELEMETRY.items():
+        readings = [
+            ((e.device.device_id,), v) for e in entries if (v := getattr(e.device.telemetry, field)) is not None
+        ]
+        yield _gauge(f"edgesched_device_{name}", help_, ("device_id",), readings)
+    workers = [
+        ((entry.device.device_id, worker.name, worker.state), 1.0) for entry in entries for worker in entry.workers
+    ]
+    yield _gauge(
+        "edgesched_worker_state", "1 for the state that the worker is in", ("device_id", "worker", "state"), workers
+    )
+    restarts = CounterMetricFamily(
+        "edgesched_worker_restarts", "As the agent reports them", labels=("device_id", "worker")
+    )
+    for entry in entries:
+        for worker in entry.workers:
+            restarts.add_metric((entry.device.device_id, worker.name), worker.restarts)
+    yield restarts
+
+
+def _gauge(
+    name: str, help_: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], float]]
+) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, help_, labels=labels)
+    for values, value in samples:
+        gauge.add_metric(values, value)
+    return gauge

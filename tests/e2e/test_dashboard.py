@@ -1,0 +1,333 @@
+"""The dashboard in a real browser: Debian's Chromium, driven by Playwright.
+
+`apt-get install chromium` gives the browser; without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgesched import rest
+from edgesched.demo.pictures import draw_picture
+from edgesched.domain.detection import Detection
+from edgesched.domain.device import DeviceId
+from edgesched.domain.lifecycle import State
+from edgesched.domain.task import (
+    Attempt,
+    AttemptId,
+    Failure,
+    FailureKind,
+    ImageRef,
+    Result,
+    Task,
+    TaskDetails,
+    TaskId,
+    Timings,
+)
+from tests.support.clusters import cluster
+from tests.support.gateways import GatewayUnderTest, agent_port, gateway_under_test, registration
+from tests.support.task_managers import small_jpeg
+
+playwright_api = pytest.importorskip("playwright.async_api", reason="pip install playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+]
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WAIT_MS = 10_000
+UNKNOWN = "\u2013"
+EVIL = '<script>window.wasRun = 1</script><img src=x onerror="window.wasRun = 1">'
+PHONE = {"width": 390, "height": 844}
+
+Page = Any
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Any]:
+    async with playwright_api.async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[GatewayUnderTest]:
+    async with gateway_under_test() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def page(browser: Any) -> AsyncIterator[Page]:
+    """A page that may not complain: a script that fails or a broken policy fails the test."""
+    context = await browser.new_context(locale="en-GB", viewport={"width": 1300, "height": 900})
+    page = await context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
+    yield page
+    await context.close()
+    assert complaints == []
+
+
+async def opened(page: Page, url: str) -> None:
+    await page.goto(url)
+    await page.wait_for_selector('#link[data-tone="good"]')
+
+
+async def says(page: Page, selector: str, text: str) -> None:
+    await playwright_api.expect(page.locator(selector)).to_contain_text(text, timeout=WAIT_MS)
+
+
+def details_of(state: State = State.DONE, **changes: Any) -> TaskDetails:
+    """Failed on one board, labelled on another."""
+    task = Task(
+        task_id=TaskId("0190aa"),
+        seq=1,
+        revision=9,
+        state=state,
+        client_id="c",
+        model="shapes",
+        file_name="a.jpg",
+        image=ImageRef("1"),
+        size_bytes=2_000,
+        receiver_url=None,
+        created_at_ms=1_000,
+        updated_at_ms=1_400,
+        expires_at_ms=None,
+        attempt_id=AttemptId("second"),
+        device_id=DeviceId("orin-1"),
+        failed_attempts=1,
+        last_error=None,
+    )
+    first = Attempt(
+        attempt_id=AttemptId("first"),
+        task_id=task.task_id,
+        device_id=DeviceId("atlas-1"),
+        reason="load: atlas-1 scores 0.100",
+        started_at_ms=1_100,
+        ended_at_ms=1_200,
+        failure=Failure(kind=FailureKind.WORKER_CRASHED, message="the worker died"),
+        timings=None,
+    )
+    second = replace(
+        first,
+        attempt_id=AttemptId("second"),
+        device_id=DeviceId("orin-1"),
+        reason="load: orin-1 scores 0.200; atlas-1 excluded: it failed there",
+        started_at_ms=1_210,
+        ended_at_ms=1_390,
+        failure=None,
+        timings=Timings(transfer_ms=3.0, decode_ms=1.0, infer_ms=42.0),
+    )
+    box = Detection(class_id=2, label="ring", confidence=0.5, x1=4, y1=8, x2=20, y2=30)
+    result = Result(detections=(box, replace(box, label="star", x1=30, x2=60)), width=64, height=48, timings=Timings())
+    is_labelled = state is State.DONE
+    return TaskDetails(task=replace(task, **changes), attempts=(first, second), result=result if is_labelled else None)
+
+
+def hold(gateway: GatewayUnderTest, details: TaskDetails) -> None:
+    gateway.tasks.details = {details.task.task_id: details}
+    gateway.tasks.pictures = {details.task.task_id: small_jpeg()}
+
+
+# -- the fleet
+
+
+async def test_a_board_is_seen_live_and_cordoned_with_one_click(gateway: GatewayUnderTest, page: Page) -> None:
+    await opened(page, gateway.url)
+    await says(page, "#no-devices", "edgesched agent --master-url " + gateway.url)
+    async with agent_port() as port:
+        await gateway.register("rk-1", port)
+        telemetry = {"cpu_used_fraction": 0.25, "temperature_c": 61.0}
+        await gateway.heartbeat("rk-1", telemetry=telemetry)
+        card = '[data-device="rk-1"]'
+        await says(page, card, "25 %")
+        for text in ("rk3588", "emulated", "ready", "61 °C"):
+            await says(page, card, text)
+        await says(page, f"{card} .facts", f"Pictures/s{UNKNOWN}")  # nobody has said: not 0
+        await page.click(f"{card} button:text-is('Cordon')")
+        await says(page, f"{card} .state", "cordoned")
+        assert gateway.parts.fleet.entries()[0].device.is_cordoned
+        await page.click(f"{card} button:text-is('Uncordon')")
+        await says(page, f"{card} .state", "ready")
+        assert (await gateway.call("DELETE", "/api/v1/devices/rk-1", boot_id="boot-1")).status < 300
+    await playwright_api.expect(page.locator(card)).to_have_count(0, timeout=WAIT_MS)
+
+
+async def test_names_are_text_whatever_they_hold(gateway: GatewayUnderTest, page: Page) -> None:
+    hold(gateway, details_of(State.FAILED, file_name=EVIL, last_error=EVIL, client_id=EVIL, model=EVIL))
+    body = rest.DEVICE_REGISTRATION.parse(
+        rest.DEVICE_REGISTRATION.dump(rest.DeviceRegistration(**registration("x", 1)))
+    )
+    async with agent_port() as port:
+        await gateway.registry.register(
+            body.model_copy(update={"device_id": EVIL, "agent_port": port}), seen_ip="127.0.0.1"
+        )
+        await gateway.register("b", port)
+        await gateway.heartbeat("b", unhealthy_reason=EVIL, simulated=[EVIL])
+        await opened(page, gateway.url)
+        await says(page, "#cards h3 >> nth=0", EVIL)
+        await says(page, '[data-device="b"] .state', EVIL)
+        await page.click("#tasks button.open")
+        await says(page, "#detail-title", EVIL)
+    assert await page.evaluate("window.wasRun") is None
+    assert await page.evaluate("document.querySelectorAll('main script, main img[src=x], dialog script').length") == 0
+
+
+async def test_200_boards_change_in_place_and_can_be_filtered(gateway: GatewayUnderTest, page: Page) -> None:
+    async with agent_port() as port:
+        for number in range(200):
+            await gateway.register(f"b{number:03}", port)
+        await opened(page, gateway.url)
+        await playwright_api.expect(page.locator(".card")).to_have_count(200, timeout=WAIT_MS)
+        await page.evaluate("document.querySelectorAll('.card').forEach((card) => { card.isFirst = true })")
+        for number in range(200):
+            await gateway.heartbeat(f"b{number:03}", telemetry={"cpu_used_fraction": 0.5})
+        await says(page, '[data-device="b199"]', "50 %")
+        assert await page.evaluate("[...document.querySelectorAll('.card')].every((card) => card.isFirst)")
+        await page.fill("#fleet-filter", "b017")
+        await playwright_api.expect(page.locator(".card:visible")).to_have_count(1, timeout=WAIT_MS)
+        await page.fill("#fleet-filter", "zzz")
+        await says(page, "#no-match", "No device matches")
+
+
+# -- tasks
+
+
+async def test_the_life_of_a_task_is_told_and_reached_by_keyboard(gateway: GatewayUnderTest, page: Page) -> None:
+    hold(gateway, details_of())
+    await opened(page, gateway.url)
+    await page.focus("#tasks button.open")
+    await page.keyboard.press("Enter")
+    for text in ("atlas-1 excluded: it failed there", "worker_crashed: the worker died", "labels taken"):
+        await says(page, ".attempts", text)
+    for text in ("Queued", "Attempt 1 on atlas-1", "Attempt 2 on orin-1", "Transferred", "42 ms"):
+        await says(page, ".life", text)
+    await says(page, ".labels", "ring50 %")
+    await playwright_api.expect(page.locator("#detail .boxes .box")).to_have_count(2, timeout=WAIT_MS)
+    fits = """() => { const image = document.querySelector('#detail .picture img').getBoundingClientRect();
+        const boxes = document.querySelector('#detail .boxes').getBoundingClientRect();
+        return Math.abs(image.left - boxes.left) + Math.abs(image.width - boxes.width)
+            + Math.abs(image.top - boxes.top) + Math.abs(image.height - boxes.height) < 2 }"""
+    assert await page.evaluate(fits)
+    await page.keyboard.press("Escape")
+    assert not await page.evaluate("document.getElementById('detail').open")
+    assert await page.evaluate("document.activeElement.textContent") == "a.jpg"
+
+
+async def test_a_dead_letter_is_replayed(gateway: GatewayUnderTest, page: Page) -> None:
+    hold(gateway, details_of(State.FAILED, last_error="worker_error: it broke"))
+    await opened(page, gateway.url)
+    await page.click("#tasks button.open")
+    await says(page, "#detail", "worker_error: it broke")
+    async with page.expect_response("**/retry"):
+        await page.click("#detail button:text-is('Replay')")
+    assert gateway.tasks.told == [("retry", TaskId("0190aa"))]
+
+
+async def test_a_task_that_changes_is_shown_without_asking(gateway: GatewayUnderTest, page: Page) -> None:
+    await opened(page, gateway.url)
+    await says(page, "#no-tasks", "edgesched send")
+    task = details_of(State.RUNNING).task
+    gateway.tasks.news.put_nowait(task)
+    await says(page, "#tasks", "on a board")
+    gateway.tasks.news.put_nowait(replace(task, state=State.DELIVERED, revision=10))
+    await says(page, "#tasks", "delivered")
+
+
+async def test_a_task_manager_that_is_away_is_said_in_words(gateway: GatewayUnderTest, page: Page) -> None:
+    gateway.tasks.is_reachable = False
+    await opened(page, gateway.url)
+    await says(page, "#banner", "The task manager does not answer")
+
+
+async def test_a_dropped_picture_becomes_a_task(gateway: GatewayUnderTest, page: Page) -> None:
+    await opened(page, gateway.url)
+    await says(page, "#model", "shapes")
+    await page.evaluate(
+        """() => { const dropped = new DataTransfer();
+        dropped.items.add(new File([new Uint8Array([1, 2, 3])], 'é.jpg', {type: 'image/jpeg'}));
+        document.querySelector('#drop').dispatchEvent(
+            new DragEvent('drop', {dataTransfer: dropped, bubbles: true, cancelable: true})) }"""
+    )
+    await says(page, "#try-note", "1 sent")
+    (submission,) = gateway.tasks.submitted
+    assert (submission.file_name, submission.model, submission.image) == ("é.jpg", "shapes", b"\x01\x02\x03")
+
+
+# -- for everybody
+
+
+async def test_the_page_speaks_chinese_and_remembers_it(gateway: GatewayUnderTest, page: Page) -> None:
+    await opened(page, gateway.url)
+    await says(page, "#fleet-title", "Devices")
+    await page.click("#language")
+    await says(page, "#fleet-title", "设备")
+    await page.reload()
+    await says(page, "#fleet-title", "设备")
+    assert await page.get_attribute("html", "lang") == "zh-CN"
+    assert "{" not in await page.inner_text("body")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_phone_scrolls_down_and_never_sideways(gateway: GatewayUnderTest, page: Page, scheme: str) -> None:
+    hold(gateway, details_of(file_name="a" * 200 + ".jpg"))
+    await page.set_viewport_size(PHONE)
+    await page.emulate_media(color_scheme=scheme)
+    async with agent_port() as port:
+        await gateway.register("a" * 64, port)
+        await opened(page, gateway.url)
+        await says(page, "#cards", "ready")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        await page.click("#tasks button.open")
+        await says(page, ".labels", "ring")
+        assert await page.evaluate("(() => { const d = detail; return d.scrollWidth <= d.clientWidth })()")
+    colours = await page.evaluate(
+        "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
+    )
+    assert contrast(*colours) >= 7
+
+
+async def test_a_picture_is_tried_on_a_real_cluster(tmp_path: Path, page: Page) -> None:
+    picture = draw_picture(30_000, 1)
+    path = tmp_path / "tried.jpg"
+    path.write_bytes(picture.jpeg)
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(cluster(tmp_path, "orin"))
+        await opened(page, f"http://{running.http}")
+        await says(page, "#cards", "orin-1")
+        await says(page, "#model", "shapes")
+        await page.set_input_files("#file", str(path))
+        await says(page, "#detail-title", "tried.jpg")
+        await says(page, "#detail .badge", "labelled")
+        assert await page.locator("#detail .boxes .box").count() == len(picture.truth)
+        await says(page, ".life", "Inferred")
+        await page.keyboard.press("Escape")
+        await playwright_api.expect(page.locator("#gallery .boxes")).to_have_count(1, timeout=WAIT_MS)
+
+
+def contrast(first: str, second: str) -> float:
+    """Source: WCAG 2.2, relative luminance and contrast ratio."""
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(rgb: str) -> float:
+    channels = [int(part) / 255 for part in rgb.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
