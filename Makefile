@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RKNN_VENV := .cache/rknn-venv
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
+.PHONY: help demo test chaos test-rknn bench-placement lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +17,15 @@ demo: $(VENV)/.ready ## a whole cluster of emulated boards labels pictures, in u
 test: $(VENV)/.ready-dev ## formatting, lint, types, generated code, all tests
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-rknn: $(RKNN_VENV)/.ready ## the rknn backend against Rockchip's simulator (x86_64 or aarch64; 1.5 GB, installed once)
+	$(RKNN_VENV)/bin/python -m pytest -c tests/rknn/pytest.ini --rootdir . tests/rknn
+
+bench-placement: $(VENV)/.ready ## measured against target: how well devices are picked (some minutes)
+	$(BIN)/python bench/placement.py
+
+chaos: $(VENV)/.ready-dev ## faults of all kinds on a real cluster: is anything lost? (CHAOS="--seed 7", CHAOS=--help)
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: $(VENV)/.ready-dev ## what `make test` checks before the tests
 	$(BIN)/ruff format --check .
@@ -46,7 +56,7 @@ dev-client: $(VENV)/.ready ## run the result receiver in this terminal (HTTP 888
 	$(BIN)/python client/rst_recv.py
 
 clean: ## remove the virtual environment and all run-time data
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(RKNN_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find workspace -mindepth 2 ! -name .gitkeep -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -64,4 +74,11 @@ $(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.ready-dev: $(VENV)/.ready
 	@echo "installing what the tests need into $(VENV) (once)"
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(RKNN_VENV)/.ready: tests/rknn/requirements.txt
+	@echo "installing rknn-toolkit2 into $(RKNN_VENV) (once)"
+	@$(PYTHON) -m venv $(RKNN_VENV)
+	@$(RKNN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/rknn/requirements.txt
+	@$(RKNN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps rknn-toolkit2==2.5.0
 	@touch $@
