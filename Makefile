@@ -6,7 +6,7 @@ RKNN_VENV := .cache/rknn-venv
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos test-rknn bench-placement lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
+.PHONY: help demo test chaos test-rknn bench bench-placement lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: $(VENV)/.ready-dev ## formatting, lint, types, generated code, all tests
 
 test-rknn: $(RKNN_VENV)/.ready ## the rknn backend against Rockchip's simulator (x86_64 or aarch64; 1.5 GB, installed once)
 	$(RKNN_VENV)/bin/python -m pytest -c tests/rknn/pytest.ini --rootdir . tests/rknn
+
+bench: $(VENV)/.ready ## what the scheduler costs, beside a bare loop (some minutes; see bench/README.md)
+	$(BIN)/python -m bench.run
 
 bench-placement: $(VENV)/.ready ## measured against target: how well devices are picked (some minutes)
 	$(BIN)/python bench/placement.py
