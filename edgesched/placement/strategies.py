@@ -92,7 +92,7 @@ def finish_and_work(size_bytes: int, standing: Standing, service_ms: float) -> f
 
     The first alone is selfish: every task crowds the fastest board, and pictures that need its link later find it
     taken. The second is what the choice costs the others. Together they are better than either alone: in median, p99
-    and makespan, on every fleet that the simulator has (docs/placement.md).
+    and makespan, on the unlike fleets that the simulator has, and costs nothing on alike ones (docs/placement.md).
     Score: (finish + work in flight + this task's bottleneck time) / 1000.
     """
     transfer_ms, share_ms = size_bytes * standing.ms_per_byte, service_ms / standing.slots
