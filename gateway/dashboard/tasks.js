@@ -7,6 +7,7 @@ import { pictureWithBoxes } from "./picture.js";
 import { bytes, clock, duration, t, UNKNOWN } from "./strings.js";
 
 export const STATES = ["queued", "dispatched", "running", "done", "delivered", "failed", "expired", "cancelled"];
+const OPEN = ["queued", "dispatched", "running"];
 const LABELLED = ["done", "delivered"];
 const SHOWN = 25;
 const DEAD_SHOWN = 50;
@@ -17,7 +18,6 @@ const LOOK_EVERY_MS = 2000;
 const tasks = new Map(); // id -> task; the newest SHOWN that fit the chosen state
 const rows = new Map(); // id -> {node, cells, revision}
 let counts = null;
-let byModelAskedAt = 0;
 let deadSeen = -1;
 let isDeadAsked = false;
 let candidate = null; // the newest labelled task that the gallery does not show
@@ -33,7 +33,7 @@ export function setCounts(newCounts) {
   counts = newCounts;
   drawCounts();
   if (counts && counts.failed !== deadSeen) readDead();
-  if (counts) readQueue();
+  if (counts && !counts.queued) drawQueue([]);
 }
 
 const drawCounts = perFrame(() => {
@@ -57,20 +57,18 @@ const drawCounts = perFrame(() => {
   for (const listener of countsListeners) listener();
 });
 
-/** The queue by model is a metric; asked for only while something waits, and never more often than every two seconds. */
+/** The queue by model is a metric: asked for only while something waits and somebody looks. */
 async function readQueue() {
-  const now = performance.now();
-  if (counts.queued && (document.hidden || now - byModelAskedAt < LOOK_EVERY_MS)) return;
-  let lines = [];
-  if (counts.queued) {
-    byModelAskedAt = now;
-    try {
-      const found = (await call("metrics")).matchAll(/^edgesched_queue_depth\{model="([^"]+)"\} (\S+)$/gm);
-      lines = [...found].map(([, model, count]) => [model, Number(count)]);
-    } catch {
-      return; // it says by itself that the gateway is away
-    }
+  if (!counts?.queued || document.hidden) return;
+  try {
+    const found = (await call("metrics")).matchAll(/^edgesched_queue_depth\{model="([^"]+)"\} (\S+)$/gm);
+    drawQueue([...found].map(([, model, count]) => [model, Number(count)]));
+  } catch {
+    // it says by itself that the gateway is away
   }
+}
+
+function drawQueue(lines) {
   const most = Math.max(1, ...lines.map(([, count]) => count));
   const bars = lines.map(([model, count]) => {
     const fill = el("span", { className: "fill" });
@@ -78,7 +76,7 @@ async function readQueue() {
     return el("div", { className: "meter" }, el("span", { textContent: model }), el("span", { className: "track" }, fill), el("b", { textContent: String(count) }));
   });
   byId("by-model").replaceChildren(...bars);
-  show(byId("no-queue"), bars.length === 0);
+  show(byId("no-queue"), !counts?.queued);
 }
 
 // --- recent tasks ---
@@ -148,7 +146,7 @@ function fillRow(row, task) {
   setData(row.badge, "state", task.state);
   setText(row.open, task.file_name);
   row.open.title = task.task_id;
-  const took = task.state === "queued" ? null : task.updated_at_ms - task.created_at_ms;
+  const took = OPEN.includes(task.state) ? null : task.updated_at_ms - task.created_at_ms;
   const words = [task.model, task.device_id ?? UNKNOWN, bytes(task.size_bytes), duration(took), clock(task.updated_at_ms)];
   words.forEach((text, at) => setText(row.cells[at], text));
 }
@@ -254,4 +252,5 @@ export function startTasks() {
     if (id) openTask(id);
   });
   setInterval(refreshGallery, GALLERY_EVERY_MS);
+  setInterval(readQueue, LOOK_EVERY_MS);
 }

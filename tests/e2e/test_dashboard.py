@@ -243,6 +243,7 @@ async def test_a_dead_letter_is_replayed(gateway: GatewayUnderTest, page: Page) 
 async def test_a_task_that_changes_is_shown_without_asking(gateway: GatewayUnderTest, page: Page) -> None:
     await opened(page, gateway.url)
     await says(page, "#no-tasks", "edgesched send")
+    await says(page, "#by-model", "shapes2")
     task = details_of(State.RUNNING).task
     gateway.tasks.news.put_nowait(task)
     await says(page, "#tasks", "on a board")
