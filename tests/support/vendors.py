@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agents.worker import backends
 from tests.support import label_program
 from tests.support.fake_acl import FakeChips
 from tests.support.fake_cuda import FakeGpu
@@ -24,9 +26,11 @@ PIXELS = {"layout": "nhwc", "dtype": "uint8", "scale": 1.0}
 
 def install(monkeypatch: pytest.MonkeyPatch, modules: Mapping[str, ModuleType | None]) -> None:
     """Let `import` find these (None: find nothing), for backends that are imported from now on."""
-    for name in list(sys.modules):
-        if name.startswith("agents.worker.backends.") and not name.endswith((".base", ".overheard", ".engine_cache")):
-            monkeypatch.delitem(sys.modules, name)
+    for found in pkgutil.iter_modules(backends.__path__, f"{backends.__name__}."):
+        if not found.name.endswith((".base", ".overheard", ".engine_cache")):
+            # Also one that was not imported yet: what is imported now knows the fake, and must go with it.
+            monkeypatch.setitem(sys.modules, found.name, ModuleType(found.name))
+            del sys.modules[found.name]
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
 
