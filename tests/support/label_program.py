@@ -31,7 +31,7 @@ def serve(model: Model, source: Path, target: Path) -> None:
             beside = target / "image" / picture.name
             beside.parent.mkdir(exist_ok=True)
             beside.write_bytes(b"the picture with its boxes")
-            picture.unlink()
+            picture.unlink(missing_ok=True)
         time.sleep(0.002)
 
 

@@ -61,7 +61,7 @@ class ExecBackend:
         self._environment: Dict[str, str] = {}
         self._root = ""
         self._program: Optional[Program] = None
-        self._deletes = False  # it has deleted a picture before, so it will again
+        self._deletes: Optional[bool] = None  # whether it removes pictures itself; None: not seen yet
         self._count = 0
 
     def load(self, spec: ModelSpec) -> None:
@@ -179,10 +179,11 @@ class ExecBackend:
                 seen, since = now, time.monotonic()
             if now is not None:
                 is_gone = not os.path.exists(picture)  # asked before the labels are read: then they were whole
-                self._deletes = self._deletes or is_gone
                 text = _read(labels)
-                settled_s = SETTLED_S if text.endswith("\n") and not self._deletes else UNSURE_S
+                # Whoever deletes pictures must find them still there: until it is known, there is time for it.
+                settled_s = SETTLED_S if text.endswith("\n") and self._deletes is False else UNSURE_S
                 if is_gone or code is not None or time.monotonic() - since >= settled_s:
+                    self._deletes = self._deletes or is_gone
                     return text
             if code is not None:
                 self._stop_program()
