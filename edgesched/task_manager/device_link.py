@@ -26,6 +26,11 @@ from edgesched.v1 import agent_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
 
+LINK_OPTIONS: tuple[tuple[str, int], ...] = tuple(
+    # A board that hangs or vanishes without a word keeps its pictures until this is noticed, while others may be idle.
+    # gRPC answers these pings by itself, however busy the agent is.
+    (dict(wire.CHANNEL_OPTIONS) | dict(wire.keepalive(4_000, 3_000))).items()
+)
 HELLO_TIMEOUT_S = 5.0
 HIGHEST_EPOCH_KEY = "edgesched-highest-epoch"  # trailing metadata of an agent's refusal
 BACKOFF_FIRST_S = 0.1
@@ -162,7 +167,7 @@ class DeviceLink:
     async def _one_stream(self) -> bool:
         """Serve one stream until it breaks. Returns: whether the board said Hello."""
         said_hello = False
-        async with grpc.aio.insecure_channel(self.address, options=wire.CHANNEL_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(self.address, options=LINK_OPTIONS) as channel:
             stream: Stream = pb_grpc.AgentStub(channel).Work()
             try:
                 hello = await self._greet(stream)
