@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import psutil
 
@@ -87,6 +89,10 @@ class Cluster:
                 codes[child.name] = code
         return codes
 
+    def empty_disk(self, agent: Child) -> None:
+        """Whatever this board had kept is gone."""
+        shutil.rmtree(self._disk(agent.name))
+
     def worker_pids(self) -> Sequence[int]:
         """The agents' worker processes, board by board."""
         pids: list[int] = []
@@ -147,10 +153,13 @@ class Cluster:
         arguments = [
             *("--emulate", kind, "--device-id", name, "--port", port, "--advertise", link.address),
             *("--master-url", f"http://{self.links[Kind.LINK_TO_GATEWAY][0].address}"),
-            *("--workspace", self._plan.directory / "boards" / name, *self._models),
+            *("--workspace", self._disk(name), *self._models),
             *(("--workers", workers) if workers is not None else ()),
         ]
         return self._child(name, Kind.AGENT, arguments, command="agent")
+
+    def _disk(self, board: str) -> Path:
+        return self._plan.directory / "boards" / board
 
     def _sender(self) -> Child:
         plan = self._plan

@@ -110,15 +110,20 @@ class Injector:
                 self._cluster.problems.append(f"{child.name} ended with exit code {code} when told to stop")
         else:
             await child.kill()
+        if fault.action is Action.REPLACE:
+            self._cluster.empty_disk(child)
         await self._lasting(fault)
         if not (child is self._cluster.sender and self._cluster.completed.is_set()):
             await child.start()
 
     async def _break(self, link: Link, fault: Fault) -> None:
-        if fault.action is Action.CUT:
-            link.cut()
-        else:
-            link.stall()
+        match fault.action:
+            case Action.CUT:
+                link.cut()
+            case Action.VANISH:
+                link.vanish()
+            case _:
+                link.stall()
         await self._lasting(fault)
         link.mend()
 

@@ -30,6 +30,7 @@ class Link:
         self._flows = asyncio.Event()
         self._flows.set()
         self._open: set[asyncio.StreamWriter] = set()
+        self._life = 0  # connections of an earlier one carry nothing any more
         self._carrying: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -56,6 +57,11 @@ class Link:
     def stall(self) -> None:
         """Carry nothing until it is mended. Nobody is told: connections stay, and new ones are accepted."""
         self._flows.clear()
+
+    def vanish(self) -> None:
+        """Carry nothing until it is mended, and what was open by then never again, as if a router had forgotten it."""
+        self._flows.clear()
+        self._life += 1
 
     def mend(self) -> None:
         self._refuses = False
@@ -92,22 +98,26 @@ class Link:
         if writer not in self._open:  # cut while we connected
             there_writer.transport.abort()
         try:
+            life = self._life
             async with asyncio.TaskGroup() as ways:
-                ways.create_task(self._pump(reader, there_writer, is_slow=True))
-                ways.create_task(self._pump(there_reader, writer, is_slow=False))
+                ways.create_task(self._pump(reader, there_writer, life, is_slow=True))
+                ways.create_task(self._pump(there_reader, writer, life, is_slow=False))
         finally:
             for end in (writer, there_writer):
                 self._open.discard(end)
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_slow: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, life: int, *, is_slow: bool
+    ) -> None:
         with contextlib.suppress(OSError):  # one end is gone: the other one is told by the end of its stream
             while data := await reader.read(READ_BYTES):
                 if is_slow and self._bytes_per_s is not None:
                     await self._wait_turn(len(data), self._bytes_per_s)
                 await self._flows.wait()
-                writer.write(data)
-                await writer.drain()
+                if life == self._life:
+                    writer.write(data)
+                    await writer.drain()
         with contextlib.suppress(OSError):
             if not writer.is_closing():
                 writer.write_eof()

@@ -121,11 +121,13 @@ def _delivery_lines(
     found = list(unexplained)
     slowest_s = max(delivered - accepted for accepted, delivered in deliveries)
     longest = max(found, key=lambda gap: gap.seconds)
+    worst = max(found, key=lambda gap: unexplained[gap])
     alone = _alone(found, injected)
     return [
         f"  slowest     {slowest_s:.1f} s from acceptance to delivery",
         f"  gaps        longest without a delivery {longest.seconds:.1f} s, during: {_during(longest, injected)}",
-        f"    longest part of one without a fault that prevents deliveries: {max(unexplained.values()):.1f} s",
+        f"    longest part of one without a fault that prevents it {unexplained[worst]:.1f} s, "
+        f"of {worst.seconds:.1f} s, during: {_during(worst, injected)}",
         "    longest around a fault, where no other one prevents deliveries:",
         *(
             f"      {max(alone[what]):5.1f} s  {what} ({len(alone[what])})"

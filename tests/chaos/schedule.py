@@ -16,7 +16,9 @@ class Action(StrEnum):
     FREEZE = "freeze"  # SIGSTOP, then SIGCONT
     CUT = "cut"  # the link's connections are dropped, and new ones refused for a while
     STALL = "stall"  # the link carries nothing, without a word, then goes on
+    VANISH = "vanish"  # the same, and what was open then stays silent for ever; only new connections work
     OUTAGE = "outage"  # killed, and away for some seconds
+    REPLACE = "replace"  # a board is killed, and comes back with an empty disk
     HANG = "hang"  # frozen or silent for longer than anybody's patience
 
 
@@ -42,7 +44,9 @@ LASTS_S: Mapping[Action, tuple[float, float]] = {
     Action.FREEZE: (0.5, 4.0),
     Action.CUT: (0.0, 2.0),
     Action.STALL: (0.5, 4.0),
+    Action.VANISH: (0.5, 4.0),
     Action.OUTAGE: (3.0, 6.0),
+    Action.REPLACE: (0.0, 2.0),
     Action.HANG: (12.0, 20.0),
 }
 LINKS = (Kind.LINK_TO_AGENT, Kind.LINK_TO_GATEWAY, Kind.LINK_TO_RECEIVER, Kind.LINK_TO_TASK_MANAGER)
@@ -85,6 +89,7 @@ def _possible(layout: Layout, only: Collection[str]) -> Sequence[tuple[Action, K
     processes = processes_of(layout)
     every = [(action, kind) for action in (Action.KILL, Action.FREEZE) for kind in processes]
     every += [(Action.STOP, kind) for kind in processes if kind not in (Kind.WORKER, Kind.SENDER)]
-    every += [(action, kind) for action in (Action.CUT, Action.STALL) for kind in LINKS]
-    every += [(Action.OUTAGE, Kind.RECEIVER), (Action.HANG, Kind.AGENT), (Action.HANG, Kind.LINK_TO_AGENT)]
+    every += [(action, kind) for action in (Action.CUT, Action.STALL, Action.VANISH) for kind in LINKS]
+    every += [(Action.OUTAGE, Kind.RECEIVER), (Action.OUTAGE, Kind.AGENT), (Action.REPLACE, Kind.AGENT)]
+    every += [(Action.HANG, Kind.AGENT), (Action.HANG, Kind.LINK_TO_AGENT)]
     return [(action, kind) for action, kind in every if not only or kind in only]
