@@ -28,6 +28,10 @@ from edgesched.rest import (
 CALL_TIMEOUT_S = 10.0
 """The gateway dials this agent before it answers a registration."""
 
+HEARTBEAT_TIMEOUT_S = 2.0
+"""It takes the gateway no time to answer one. Whoever waits for long on a connection that has died is silent himself in
+the gateway's eyes, while a new connection would work."""
+
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 REFUSED_PAUSE_S = 3.0
@@ -165,10 +169,13 @@ class Registration:
                 failures += 1
                 if failures == 1:
                     log.warning("heartbeat.unheard", extra={"reason": str(error)})
-            await self._pause()
+            await self._pause(failures)
 
-    async def _pause(self) -> None:
+    async def _pause(self, failures: int) -> None:
+        """Until the next heartbeat is due; what was not heard is said again sooner."""
         interval_s = self._interval_s or LONGEST_PAUSE_S
+        if failures:
+            interval_s = min(interval_s, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10))
         await asyncio.sleep(min(MIN_HEARTBEAT_S, interval_s))
         try:
             async with asyncio.timeout(interval_s - MIN_HEARTBEAT_S):
@@ -180,7 +187,7 @@ class Registration:
         """A POST whose time counts as a round trip: request and answer are small, and nobody computes in between."""
         sent_at = time.perf_counter()
         await asyncio.sleep(self._half_trip_s)
-        answer = await call(self._session, "POST", url, body, timeout_s=CALL_TIMEOUT_S)
+        answer = await call(self._session, "POST", url, body, timeout_s=HEARTBEAT_TIMEOUT_S)
         await asyncio.sleep(self._half_trip_s)
         self._meter.round_trip((time.perf_counter() - sent_at) * 1000.0)
         return answer

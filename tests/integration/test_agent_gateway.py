@@ -19,7 +19,9 @@ from agents.registration import Registration, check_advertised, check_gateway_ur
 from edgesched.domain.device import BoardType, DeviceProfile, Telemetry
 from edgesched.errors import StartupError
 from edgesched.rest import DeviceRegistration, Heartbeat
+from edgesched.settings import GatewaySettings
 from edgesched.v1 import types_pb2 as types
+from tests.chaos.link import Link
 from tests.support.agent_parts import WITHIN_S, FakeGateway, fake_plan, listening, logged, running_agent
 
 DEVICE = DeviceRegistration(
@@ -131,6 +133,22 @@ async def test_a_change_of_health_is_told_before_the_next_heartbeat_is_due(tmp_p
             await master.dispatch(f"a{i}", "exit 9")
         while (await agent.gateway.beat())["unhealthy_reason"] is None:
             pass
+
+
+async def test_a_connection_that_has_fallen_silent_does_not_make_the_board_silent() -> None:
+    gateway, settings = FakeGateway(), GatewaySettings()
+    async with listening(gateway.app()) as url:
+        link = Link("to the gateway", url.removeprefix("http://"))
+        async with link.opened(), registering(f"http://{link.address}") as (registration, _, _):
+            await registration.registered.wait()
+            await gateway.beat()
+            link.vanish()  # a router has forgotten the connection; new ones work
+            link.mend()
+
+            heard_in_time_ms = settings.heartbeat_timeout_ms - settings.heartbeat_interval_ms
+            async with asyncio.timeout(heard_in_time_ms / 1000):
+                await gateway.beats.get()  # this one may have been on its way
+                await gateway.beats.get()
 
 
 async def test_a_gateway_that_is_away_is_waited_for() -> None:
