@@ -23,7 +23,9 @@ MAX_BATCH_BYTES = 512 * 1024
 """Web servers take one megabyte as a rule; a batch stays well below it, unless one item alone is larger."""
 
 POSTS_IN_FLIGHT = 4
-POST_TIMEOUT_S = 15.0
+POST_TIMEOUT_S = 5.0
+"""A connection may have died in silence, and then only a new one helps. A slow receiver gets less at once."""
+
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 """A receiver that is back, after however long, gets its labels within this time; asking more often gains little."""
@@ -34,9 +36,12 @@ log = logging.getLogger(__name__)
 class ResultSender:
     """Sleeps until the outbox says that something is to be delivered."""
 
-    def __init__(self, outbox: Outbox, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, outbox: Outbox, session: aiohttp.ClientSession, *, post_timeout_s: float = POST_TIMEOUT_S
+    ) -> None:
         self._outbox = outbox
         self._session = session
+        self._post_timeout_s = post_timeout_s
 
     async def run(self) -> None:
         """Until cancelled. It may be run again afterwards."""
@@ -56,7 +61,8 @@ class ResultSender:
     async def _serve(self, url: str, posts: asyncio.Semaphore) -> None:
         """Deliver to one receiver until nothing is left for it."""
         failures = 0
-        while batch := batch_of(self._outbox, url):
+        most = MAX_DELIVERY_BATCH
+        while batch := batch_of(self._outbox, url, most):
             try:
                 async with posts:
                     reply = await self._post(url, batch)
@@ -66,12 +72,14 @@ class ResultSender:
                 continue
             except PeerUnavailable as error:
                 problem: str | None = str(error)
+                if isinstance(error.__cause__, TimeoutError):
+                    most = max(1, most // 4)
             else:
                 problem = self._settle(batch, reply)
             if problem is None:
                 if failures:
                     log.info("receiver.back", extra={"url": url, "failures": failures})
-                failures = 0
+                failures, most = 0, min(MAX_DELIVERY_BATCH, most * 2)
                 continue
             failures += 1
             if failures == 1:
@@ -81,7 +89,7 @@ class ResultSender:
     async def _post(self, url: str, batch: list[Entry]) -> DeliveryReply:
         """Raises: PeerUnavailable if it did not answer as a receiver does; InvalidInput if it is no usable URL."""
         delivery = DELIVERY.dump(Delivery(results=tuple(map(labelled, batch))))
-        reply = await call(self._session, "POST", url, delivery, timeout_s=POST_TIMEOUT_S)
+        reply = await call(self._session, "POST", url, delivery, timeout_s=self._post_timeout_s)
         if reply.status != 200:
             raise PeerUnavailable(f"it answered {reply.status}: {reply.body[:200].decode(errors='replace')}")
         try:
@@ -105,11 +113,11 @@ class ResultSender:
         return f"its answer leaves out {left_out} of {len(batch)} results" if left_out else None
 
 
-def batch_of(outbox: Outbox, url: str) -> list[Entry]:
-    """The oldest entries for a receiver, as many as fit into one POST; at least one if there is one."""
+def batch_of(outbox: Outbox, url: str, most: int) -> list[Entry]:
+    """The oldest entries for a receiver, up to `most` that fit into one POST; at least one if there is one."""
     batch: list[Entry] = []
     size_bytes = 0
-    for entry in islice(outbox.to_deliver(url), MAX_DELIVERY_BATCH):
+    for entry in islice(outbox.to_deliver(url), most):
         size_bytes += len(entry.line)
         if batch and size_bytes > MAX_BATCH_BYTES:
             break

@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 SCAN_EVERY_S = 2.0
 SCAN_PAGE = 256
 SCAN_PAGES = 16  # per round
-POST_TIMEOUT_S = 10.0
+POST_TIMEOUT_S = 5.0  # a connection may have died in silence, and then only a new one helps
+SMALL_BATCH = 8  # for a receiver that has not answered before: it may just be too slow for more
 POSTS_IN_FLIGHT = 4
 BACKOFF_FIRST_MS = 500.0
 BACKOFF_MOST_MS = 5_000.0  # a receiver that is back, after however long, gets its labels soon
@@ -123,8 +124,9 @@ class Deliveries:
         posts_in_flight = asyncio.Semaphore(POSTS_IN_FLIGHT)
         async with asyncio.TaskGroup() as posts:
             for url, of_url in by_url.items():
-                for at in range(0, len(of_url), MAX_DELIVERY_BATCH):
-                    batch = of_url[at : at + MAX_DELIVERY_BATCH]
+                size = SMALL_BATCH if url in self._away else MAX_DELIVERY_BATCH
+                for at in range(0, len(of_url), size):
+                    batch = of_url[at : at + size]
                     posts.create_task(self._post(session, url, batch, posts_in_flight))
 
     async def _post(

@@ -24,6 +24,7 @@ class Plan:
     models_dir: Path = Path("models")
     pictures_per_s: float = 15.0  # what the sender's link carries, so that it lives long enough to be hit many times
     fault_every_s: float = 1.5  # on average
+    fault_length: float = 1.0  # of each fault, as a part of what `schedule.LASTS_S` says
     rounds: int | None = None  # of faults, each possible one once per round; None: until the work is nearly done
     only: frozenset[str] = frozenset()  # kinds of target, as in `schedule.Kind`; empty: all
     workers_per_board: int | None = None  # None: as many as the board's profile says

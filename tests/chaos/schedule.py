@@ -80,7 +80,7 @@ def faults(plan: Plan) -> Iterator[Fault]:
                 after_s=draw.uniform(0.1, 1.9) * plan.fault_every_s,
                 action=action,
                 kind=kind,
-                lasts_s=draw.uniform(*LASTS_S[action]),
+                lasts_s=draw.uniform(*LASTS_S[action]) * plan.fault_length,
                 pick=draw.random(),
             )
 
