@@ -12,6 +12,7 @@ import grpc
 from agents.desk import Desk, Uplink
 from agents.epochs import Epochs
 from agents.identity import Identity
+from agents.inventory import pages
 from agents.link import LinkMeter, LinkShaper
 from agents.outbox import Stage
 from agents.work import Assignment
@@ -61,6 +62,12 @@ class AgentServicer(agent_pb2_grpc.AgentServicer):
             log.warning("stream.ended", extra={"ledger_id": ledger_id, "reason": ended.details})
             metadata = ((HIGHEST_EPOCH_KEY, str(self._epochs.highest(ledger_id))),)
             await context.abort(ended.status, ended.details, metadata)
+
+    async def Inventory(
+        self, request: pb.InventoryRequest, context: grpc.aio.ServicerContext[pb.InventoryRequest, pb.InventoryPage]
+    ) -> AsyncIterator[pb.InventoryPage]:
+        async for page in pages(self._desk.outbox, self._identity.device_id):
+            yield page
 
     async def finish(self) -> None:
         """End the present stream without an error, once everything was said; for a clean stop."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from edgesched.domain.detection import Detection
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
+from edgesched.domain.outbox import HeldOutcome
 from edgesched.domain.task import (
     Attempt,
     AttemptId,
@@ -29,6 +30,7 @@ from edgesched.domain.task import (
     Timings,
 )
 from edgesched.errors import InvalidInput
+from edgesched.v1 import agent_pb2 as agent
 from edgesched.v1 import task_manager_pb2 as tm
 from edgesched.v1 import types_pb2 as types
 
@@ -370,3 +372,28 @@ def list_filter(message: tm.ListTasksRequest) -> TaskFilter:
 def chunks(data: bytes) -> Iterable[bytes]:
     """Cut a picture into pieces of at most CHUNK_BYTES; a small one is not copied."""
     return (data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES))
+
+
+# --- what a board holds ---
+
+
+def held_outcome_to_pb(outcome: HeldOutcome) -> agent.OutboxEntry:
+    return agent.OutboxEntry(
+        ledger_id=outcome.ledger_id,
+        task_id=outcome.task_id,
+        attempt_id=outcome.attempt_id,
+        labels_digest=outcome.labels_digest,
+        is_winner=outcome.is_winner,
+        is_delivered=outcome.is_delivered,
+    )
+
+
+def held_outcome(message: agent.OutboxEntry) -> HeldOutcome:
+    return HeldOutcome(
+        ledger_id=message.ledger_id,
+        task_id=TaskId(message.task_id),
+        attempt_id=AttemptId(message.attempt_id),
+        labels_digest=message.labels_digest if message.HasField("labels_digest") else None,
+        is_winner=message.is_winner,
+        is_delivered=message.is_delivered,
+    )

@@ -112,12 +112,27 @@ def _quoted(device_id: str) -> str:
 
 def _ask(url: str, method: str, path: str, body: bytes | None = None) -> bytes:
     """One call to the gateway. Ends the process with one sentence when it is refused."""
+    from edgesched.errors import InvalidInput, PeerUnavailable
+    from edgesched.process import fail
+
+    try:
+        return ask(url, method, path, body)
+    except PeerUnavailable as error:
+        fail(f"{error}; name another --url")
+    except InvalidInput as error:
+        fail(str(error))
+
+
+def ask(url: str, method: str, path: str, body: bytes | None = None) -> bytes:
+    """One call to the gateway.
+
+    Raises: PeerUnavailable if none answers there; InvalidInput with its reason if it refuses.
+    """
     import http.client
     import urllib.error
     import urllib.request
 
-    from edgesched.errors import InvalidInput
-    from edgesched.process import fail
+    from edgesched.errors import InvalidInput, PeerUnavailable
     from edgesched.rest import API_PREFIX, PROBLEM
 
     address = f"{url if '://' in url else f'http://{url}'}".rstrip("/") + API_PREFIX + path
@@ -129,12 +144,13 @@ def _ask(url: str, method: str, path: str, body: bytes | None = None) -> bytes:
             return answer
     except urllib.error.HTTPError as error:
         try:
-            fail(PROBLEM.parse(error.read()).detail)
+            detail = PROBLEM.parse(error.read()).detail
         except InvalidInput:
-            fail(f"{address} answered {error.code} {error.reason}; is a gateway there?")
+            detail = f"{address} answered {error.code} {error.reason}; is a gateway there?"
+        raise InvalidInput(detail) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        fail(f"no gateway answers at {url} ({reason}); name another --url")
+        raise PeerUnavailable(f"no gateway answers at {url} ({reason})") from error
 
 
 def _print_table(devices: tuple[DeviceEntry, ...]) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
+from edgesched.domain.outbox import Inventory
 from edgesched.domain.task import ImageRef, TaskId
 from edgesched.errors import StartupError, StorageFailed
 from edgesched.ledger.checks import CHECKS, GIVEN_UP, RESTORE
 from edgesched.ledger.database import check_version, open_for_reading, schema, transaction
+from edgesched.ledger.finding import Finding
+from edgesched.ledger.held import HeldReport, broken_outcomes
 from edgesched.ledger.rows import RESULT_COLUMNS, result_of
 
 MAX_DAMAGE_LINES = 20
@@ -24,16 +27,6 @@ REPLACE_FILE = (
     "stop the task manager, keep a copy of the file, and put a backup in its place: "
     "`edgesched ledger restore --from BACKUP --replace`"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that does not add up. check: a name for scripts; advice: what to do about it."""
-
-    check: str
-    what: str
-    advice: str
-    task_id: TaskId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +154,10 @@ class LedgerFile:
             if len(rows) < LABEL_PAGE:
                 return
             last = rows[-1][0]
+
+    def broken_outcomes(self, inventory: Inventory, ledger_id: str, report: HeldReport) -> Iterator[Finding]:
+        """What a board holds and this ledger contradicts. It was asked before; each outcome is looked up by itself."""
+        yield from broken_outcomes(self._connection, ledger_id, inventory, report)
 
     def _number(self, query: str) -> int:
         (number,) = self._connection.execute(query).fetchone()

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgesched.domain.device import DeviceId
+from edgesched.domain.outbox import Inventory
 from edgesched.domain.task import ImageRef
 from edgesched.errors import StorageFailed
 from edgesched.images.records import Place, place_of
 from edgesched.images.segment_files import owner_of
 from edgesched.images.survey import is_stored, look_for, unknown_pictures
-from edgesched.ledger.audit import REPLACE_FILE, Facts, Finding, LedgerFile, NamedPicture
+from edgesched.ledger.audit import REPLACE_FILE, Facts, LedgerFile, NamedPicture
 from edgesched.ledger.checks import GIVE_UP
+from edgesched.ledger.finding import Finding
+from edgesched.ledger.held import HeldReport
 
 ORPHAN_AGE_S = 60.0
 """A picture is stored before its row. After this time it must have one."""
@@ -37,12 +40,13 @@ Progress = Callable[[str, int, int], None]
 class Report:
     """What was looked at, and what does not add up.
 
-    omitted: findings per check beyond MAX_LISTED. not_audited: boards with open attempts, and how many: what they hold
-    is known to them alone.
+    omitted: findings per check beyond MAX_LISTED. boards: those that have told what they hold.
+    not_audited: boards with open attempts that have not, and how many: what they hold is known to them alone.
     """
 
     facts: Facts | None = None  # None: the file cannot be read
     pictures: int = 0
+    boards: dict[DeviceId, HeldReport] = field(default_factory=dict)
     is_whole: bool = True
     findings: list[Finding] = field(default_factory=list)
     omitted: Counter[str] = field(default_factory=Counter)
@@ -53,7 +57,8 @@ class Report:
 
     @property
     def not_audited(self) -> Mapping[DeviceId, int]:
-        return self.facts.open_attempts if self.facts else {}
+        open_attempts = self.facts.open_attempts if self.facts else {}
+        return {device_id: count for device_id, count in open_attempts.items() if device_id not in self.boards}
 
     def add(self, findings: Iterable[Finding]) -> None:
         for finding in findings:
@@ -68,12 +73,14 @@ def audit(
     upload_path: Path,
     *,
     whole: bool,
+    inventories: Sequence[Inventory] = (),
     progress: Progress = lambda *_: None,
     release_within_s: float = RELEASE_WITHIN_S,
 ) -> Report:
     """Look at everything once.
 
     whole: also read every picture and every label; otherwise only what the rows and headers say.
+    inventories: what boards hold, asked for before this call.
     release_within_s: how long a running task manager may take to release what it has retired.
     Raises: StartupError if there is no ledger, or it is of another version; OSError if the pictures cannot be listed.
     """
@@ -86,6 +93,9 @@ def audit(
                 report.add(ledger.broken_counts(facts))
                 report.add(ledger.broken_rows())
                 named = {picture.ref: picture for picture in ledger.pictures()}
+            for inventory in inventories:
+                held = report.boards.setdefault(inventory.device_id, HeldReport())
+                report.add(ledger.broken_outcomes(inventory, facts.ledger_id, held))
             report.pictures = len(named)
             report.add(_foreign(upload_path, facts.ledger_id))
             report.add(_broken_pictures(ledger, upload_path, named, whole, progress))

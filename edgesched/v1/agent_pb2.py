@@ -25,45 +25,51 @@ _sym_db = _symbol_database.Default()
 from edgesched.v1 import types_pb2 as edgesched_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65\x64gesched/v1/agent.proto\x12\x0c\x65\x64gesched.v1\x1a\x18\x65\x64gesched/v1/types.proto\"\xc4\x02\n\x0f\x46romTaskManager\x12\"\n\x04open\x18\x01 \x01(\x0b\x32\x12.edgesched.v1.OpenH\x00\x12*\n\x08\x64ispatch\x18\x02 \x01(\x0b\x32\x16.edgesched.v1.DispatchH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.edgesched.v1.ChunkH\x00\x12/\n\x0boutcome_ack\x18\x04 \x01(\x0b\x32\x18.edgesched.v1.OutcomeAckH\x00\x12\x31\n\x0c\x64\x65livery_ack\x18\x05 \x01(\x0b\x32\x19.edgesched.v1.DeliveryAckH\x00\x12&\n\x06\x63\x61ncel\x18\x06 \x01(\x0b\x32\x14.edgesched.v1.CancelH\x00\x12$\n\x05probe\x18\x07 \x01(\x0b\x32\x13.edgesched.v1.ProbeH\x00\x42\t\n\x07message\"\xfc\x01\n\tFromAgent\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.edgesched.v1.HelloH\x00\x12*\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x16.edgesched.v1.AcceptedH\x00\x12(\n\x07outcome\x18\x03 \x01(\x0b\x32\x15.edgesched.v1.OutcomeH\x00\x12\x37\n\x0f\x64\x65livery_report\x18\x04 \x01(\x0b\x32\x1c.edgesched.v1.DeliveryReportH\x00\x12/\n\x0bprobe_reply\x18\x05 \x01(\x0b\x32\x18.edgesched.v1.ProbeReplyH\x00\x42\t\n\x07message\"d\n\x04Open\x12\x11\n\tledger_id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x15\n\rstream_number\x18\x04 \x01(\x04\x12\x11\n\tdevice_id\x18\x05 \x01(\t\"\xb4\x01\n\x05Hello\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\'\n\x04held\x18\x03 \x03(\x0b\x32\x19.edgesched.v1.HeldAttempt\x12)\n\x06outbox\x18\x04 \x03(\x0b\x32\x19.edgesched.v1.HeldAttempt\x12\x1c\n\x14\x66oreign_outbox_count\x18\x05 \x01(\r\x12\x15\n\rhighest_epoch\x18\x06 \x01(\x04\"2\n\x0bHeldAttempt\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"\xa7\x01\n\x08\x44ispatch\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tfile_name\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x19\n\x0creceiver_url\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cremaining_ms\x18\x07 \x01(\x04\x42\x0f\n\r_receiver_url\")\n\x05\x43hunk\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x1e\n\x08\x41\x63\x63\x65pted\x12\x12\n\nattempt_id\x18\x01 \x01(\t\"\x8b\x01\n\x07Outcome\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12&\n\x06result\x18\x03 \x01(\x0b\x32\x14.edgesched.v1.ResultH\x00\x12(\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x15.edgesched.v1.FailureH\x00\x42\t\n\x07outcome\"\xa1\x01\n\nOutcomeAck\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x31\n\x07verdict\x18\x02 \x01(\x0e\x32 .edgesched.v1.OutcomeAck.Verdict\"L\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_DELIVER\x10\x01\x12\x13\n\x0fVERDICT_DISCARD\x10\x02\"W\n\x0e\x44\x65liveryReport\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x11\n\tdelivered\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"!\n\x0b\x44\x65liveryAck\x12\x12\n\nattempt_id\x18\x01 \x01(\t\"\x1c\n\x06\x43\x61ncel\x12\x12\n\nattempt_id\x18\x01 \x01(\t\"(\n\x05Probe\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07padding\x18\x02 \x01(\x0c\"\x1c\n\nProbeReply\x12\x0e\n\x06number\x18\x01 \x01(\x04\x32K\n\x05\x41gent\x12\x42\n\x04Work\x12\x1d.edgesched.v1.FromTaskManager\x1a\x17.edgesched.v1.FromAgent(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65\x64gesched/v1/agent.proto\x12\x0c\x65\x64gesched.v1\x1a\x18\x65\x64gesched/v1/types.proto\"\x12\n\x10InventoryRequest\"N\n\rInventoryPage\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12*\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x19.edgesched.v1.OutboxEntry\"\x9c\x01\n\x0bOutboxEntry\x12\x11\n\tledger_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x12\n\nattempt_id\x18\x03 \x01(\t\x12\x1a\n\rlabels_digest\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tis_winner\x18\x05 \x01(\x08\x12\x14\n\x0cis_delivered\x18\x06 \x01(\x08\x42\x10\n\x0e_labels_digest\"\xc4\x02\n\x0f\x46romTaskManager\x12\"\n\x04open\x18\x01 \x01(\x0b\x32\x12.edgesched.v1.OpenH\x00\x12*\n\x08\x64ispatch\x18\x02 \x01(\x0b\x32\x16.edgesched.v1.DispatchH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.edgesched.v1.ChunkH\x00\x12/\n\x0boutcome_ack\x18\x04 \x01(\x0b\x32\x18.edgesched.v1.OutcomeAckH\x00\x12\x31\n\x0c\x64\x65livery_ack\x18\x05 \x01(\x0b\x32\x19.edgesched.v1.DeliveryAckH\x00\x12&\n\x06\x63\x61ncel\x18\x06 \x01(\x0b\x32\x14.edgesched.v1.CancelH\x00\x12$\n\x05probe\x18\x07 \x01(\x0b\x32\x13.edgesched.v1.ProbeH\x00\x42\t\n\x07message\"\xfc\x01\n\tFromAgent\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.edgesched.v1.HelloH\x00\x12*\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x16.edgesched.v1.AcceptedH\x00\x12(\n\x07outcome\x18\x03 \x01(\x0b\x32\x15.edgesched.v1.OutcomeH\x00\x12\x37\n\x0f\x64\x65livery_report\x18\x04 \x01(\x0b\x32\x1c.edgesched.v1.DeliveryReportH\x00\x12/\n\x0bprobe_reply\x18\x05 \x01(\x0b\x32\x18.edgesched.v1.ProbeReplyH\x00\x42\t\n\x07message\"d\n\x04Open\x12\x11\n\tledger_id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x15\n\rstream_number\x18\x04 \x01(\x04\x12\x11\n\tdevice_id\x18\x05 \x01(\t\"\xb4\x01\n\x05Hello\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\'\n\x04held\x18\x03 \x03(\x0b\x32\x19.edgesched.v1.HeldAttempt\x12)\n\x06outbox\x18\x04 \x03(\x0b\x32\x19.edgesched.v1.HeldAttempt\x12\x1c\n\x14\x66oreign_outbox_count\x18\x05 \x01(\r\x12\x15\n\rhighest_epoch\x18\x06 \x01(\x04\"2\n\x0bHeldAttempt\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"\xa7\x01\n\x08\x44ispatch\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tfile_name\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x19\n\x0creceiver_url\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cremaining_ms\x18\x07 \x01(\x04\x42\x0f\n\r_receiver_url\")\n\x05\x43hunk\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x1e\n\x08\x41\x63\x63\x65pted\x12\x12\n\nattempt_id\x18\x01 \x01(\t\"\x8b\x01\n\x07Outcome\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12&\n\x06result\x18\x03 \x01(\x0b\x32\x14.edgesched.v1.ResultH\x00\x12(\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x15.edgesched.v1.FailureH\x00\x42\t\n\x07outcome\"\xa1\x01\n\nOutcomeAck\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x31\n\x07verdict\x18\x02 \x01(\x0e\x32 .edgesched.v1.OutcomeAck.Verdict\"L\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_DELIVER\x10\x01\x12\x13\n\x0fVERDICT_DISCARD\x10\x02\"W\n\x0e\x44\x65liveryReport\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x11\n\tdelivered\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"!\n\x0b\x44\x65liveryAck\x12\x12\n\nattempt_id\x18\x01 \x01(\t\"\x1c\n\x06\x43\x61ncel\x12\x12\n\nattempt_id\x18\x01 \x01(\t\"(\n\x05Probe\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07padding\x18\x02 \x01(\x0c\"\x1c\n\nProbeReply\x12\x0e\n\x06number\x18\x01 \x01(\x04\x32\x97\x01\n\x05\x41gent\x12\x42\n\x04Work\x12\x1d.edgesched.v1.FromTaskManager\x1a\x17.edgesched.v1.FromAgent(\x01\x30\x01\x12J\n\tInventory\x12\x1e.edgesched.v1.InventoryRequest\x1a\x1b.edgesched.v1.InventoryPage0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgesched.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FROMTASKMANAGER']._serialized_start=69
-  _globals['_FROMTASKMANAGER']._serialized_end=393
-  _globals['_FROMAGENT']._serialized_start=396
-  _globals['_FROMAGENT']._serialized_end=648
-  _globals['_OPEN']._serialized_start=650
-  _globals['_OPEN']._serialized_end=750
-  _globals['_HELLO']._serialized_start=753
-  _globals['_HELLO']._serialized_end=933
-  _globals['_HELDATTEMPT']._serialized_start=935
-  _globals['_HELDATTEMPT']._serialized_end=985
-  _globals['_DISPATCH']._serialized_start=988
-  _globals['_DISPATCH']._serialized_end=1155
-  _globals['_CHUNK']._serialized_start=1157
-  _globals['_CHUNK']._serialized_end=1198
-  _globals['_ACCEPTED']._serialized_start=1200
-  _globals['_ACCEPTED']._serialized_end=1230
-  _globals['_OUTCOME']._serialized_start=1233
-  _globals['_OUTCOME']._serialized_end=1372
-  _globals['_OUTCOMEACK']._serialized_start=1375
-  _globals['_OUTCOMEACK']._serialized_end=1536
-  _globals['_OUTCOMEACK_VERDICT']._serialized_start=1460
-  _globals['_OUTCOMEACK_VERDICT']._serialized_end=1536
-  _globals['_DELIVERYREPORT']._serialized_start=1538
-  _globals['_DELIVERYREPORT']._serialized_end=1625
-  _globals['_DELIVERYACK']._serialized_start=1627
-  _globals['_DELIVERYACK']._serialized_end=1660
-  _globals['_CANCEL']._serialized_start=1662
-  _globals['_CANCEL']._serialized_end=1690
-  _globals['_PROBE']._serialized_start=1692
-  _globals['_PROBE']._serialized_end=1732
-  _globals['_PROBEREPLY']._serialized_start=1734
-  _globals['_PROBEREPLY']._serialized_end=1762
-  _globals['_AGENT']._serialized_start=1764
-  _globals['_AGENT']._serialized_end=1839
+  _globals['_INVENTORYREQUEST']._serialized_start=68
+  _globals['_INVENTORYREQUEST']._serialized_end=86
+  _globals['_INVENTORYPAGE']._serialized_start=88
+  _globals['_INVENTORYPAGE']._serialized_end=166
+  _globals['_OUTBOXENTRY']._serialized_start=169
+  _globals['_OUTBOXENTRY']._serialized_end=325
+  _globals['_FROMTASKMANAGER']._serialized_start=328
+  _globals['_FROMTASKMANAGER']._serialized_end=652
+  _globals['_FROMAGENT']._serialized_start=655
+  _globals['_FROMAGENT']._serialized_end=907
+  _globals['_OPEN']._serialized_start=909
+  _globals['_OPEN']._serialized_end=1009
+  _globals['_HELLO']._serialized_start=1012
+  _globals['_HELLO']._serialized_end=1192
+  _globals['_HELDATTEMPT']._serialized_start=1194
+  _globals['_HELDATTEMPT']._serialized_end=1244
+  _globals['_DISPATCH']._serialized_start=1247
+  _globals['_DISPATCH']._serialized_end=1414
+  _globals['_CHUNK']._serialized_start=1416
+  _globals['_CHUNK']._serialized_end=1457
+  _globals['_ACCEPTED']._serialized_start=1459
+  _globals['_ACCEPTED']._serialized_end=1489
+  _globals['_OUTCOME']._serialized_start=1492
+  _globals['_OUTCOME']._serialized_end=1631
+  _globals['_OUTCOMEACK']._serialized_start=1634
+  _globals['_OUTCOMEACK']._serialized_end=1795
+  _globals['_OUTCOMEACK_VERDICT']._serialized_start=1719
+  _globals['_OUTCOMEACK_VERDICT']._serialized_end=1795
+  _globals['_DELIVERYREPORT']._serialized_start=1797
+  _globals['_DELIVERYREPORT']._serialized_end=1884
+  _globals['_DELIVERYACK']._serialized_start=1886
+  _globals['_DELIVERYACK']._serialized_end=1919
+  _globals['_CANCEL']._serialized_start=1921
+  _globals['_CANCEL']._serialized_end=1949
+  _globals['_PROBE']._serialized_start=1951
+  _globals['_PROBE']._serialized_end=1991
+  _globals['_PROBEREPLY']._serialized_start=1993
+  _globals['_PROBEREPLY']._serialized_end=2021
+  _globals['_AGENT']._serialized_start=2024
+  _globals['_AGENT']._serialized_end=2175
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,34 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class InventoryRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InventoryPage(_message.Message):
+    __slots__ = ("device_id", "entries")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    entries: _containers.RepeatedCompositeFieldContainer[OutboxEntry]
+    def __init__(self, device_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[OutboxEntry, _Mapping]]] = ...) -> None: ...
+
+class OutboxEntry(_message.Message):
+    __slots__ = ("ledger_id", "task_id", "attempt_id", "labels_digest", "is_winner", "is_delivered")
+    LEDGER_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    IS_WINNER_FIELD_NUMBER: _ClassVar[int]
+    IS_DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    ledger_id: str
+    task_id: str
+    attempt_id: str
+    labels_digest: str
+    is_winner: bool
+    is_delivered: bool
+    def __init__(self, ledger_id: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt_id: _Optional[str] = ..., labels_digest: _Optional[str] = ..., is_winner: bool = ..., is_delivered: bool = ...) -> None: ...
+
 class FromTaskManager(_message.Message):
     __slots__ = ("open", "dispatch", "chunk", "outcome_ack", "delivery_ack", "cancel", "probe")
     OPEN_FIELD_NUMBER: _ClassVar[int]

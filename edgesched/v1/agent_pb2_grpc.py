@@ -40,6 +40,11 @@ class AgentStub(object):
                 request_serializer=edgesched_dot_v1_dot_agent__pb2.FromTaskManager.SerializeToString,
                 response_deserializer=edgesched_dot_v1_dot_agent__pb2.FromAgent.FromString,
                 _registered_method=True)
+        self.Inventory = channel.unary_stream(
+                '/edgesched.v1.Agent/Inventory',
+                request_serializer=edgesched_dot_v1_dot_agent__pb2.InventoryRequest.SerializeToString,
+                response_deserializer=edgesched_dot_v1_dot_agent__pb2.InventoryPage.FromString,
+                _registered_method=True)
 
 
 class AgentServicer(object):
@@ -58,6 +63,17 @@ class AgentServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Inventory(self, request, context):
+        """What the outbox holds at this moment, of every ledger, oldest first. For audits: it changes nothing, and may be asked
+        at any time and by anybody, beside a work stream. Asked twice, it answers twice.
+
+        In pages, because a full outbox does not fit into one message. There is always a first page, also of an empty outbox.
+        Errors: UNAVAILABLE (the agent is away or stops; ask again later).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +81,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Work,
                     request_deserializer=edgesched_dot_v1_dot_agent__pb2.FromTaskManager.FromString,
                     response_serializer=edgesched_dot_v1_dot_agent__pb2.FromAgent.SerializeToString,
+            ),
+            'Inventory': grpc.unary_stream_rpc_method_handler(
+                    servicer.Inventory,
+                    request_deserializer=edgesched_dot_v1_dot_agent__pb2.InventoryRequest.FromString,
+                    response_serializer=edgesched_dot_v1_dot_agent__pb2.InventoryPage.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +116,33 @@ class Agent(object):
             '/edgesched.v1.Agent/Work',
             edgesched_dot_v1_dot_agent__pb2.FromTaskManager.SerializeToString,
             edgesched_dot_v1_dot_agent__pb2.FromAgent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inventory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgesched.v1.Agent/Inventory',
+            edgesched_dot_v1_dot_agent__pb2.InventoryRequest.SerializeToString,
+            edgesched_dot_v1_dot_agent__pb2.InventoryPage.FromString,
             options,
             channel_credentials,
             insecure,
