@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,36 @@ class OutboxFiles:
         for group in groups:
             with contextlib.suppress(FileNotFoundError):
                 group.path.unlink()
+
+    def stored(self) -> Iterator[StoredOutcome]:
+        """What the files hold, oldest first, settled or not; damaged files are left out, and nothing is changed.
+
+        May run beside the owner. Raises: OSError if the directory cannot be read.
+        """
+        for path in sorted(self._directory.iterdir()):
+            if path.suffix == SUFFIX:
+                with contextlib.suppress(FileNotFoundError, InvalidInput):  # settled meanwhile, or damaged
+                    yield from [STORED_OUTCOME.parse(line) for line in path.read_bytes().splitlines()]
+
+    def drop(self, ledger_id: str) -> int:
+        """Delete all outcomes of one ledger. The others stay, also when it is killed half way: then some are left.
+
+        Nobody else may use the directory meanwhile. Returns: how many there were. Raises: OSError.
+        """
+        dropped = 0
+        for path in sorted(self._directory.glob(f"*{SUFFIX}")):
+            lines = path.read_bytes().splitlines()
+            try:
+                kept = [line for line in lines if STORED_OUTCOME.parse(line).ledger_id != ledger_id]
+            except InvalidInput:
+                continue  # the agent's next start sets it aside
+            if not kept:
+                path.unlink()
+            elif len(kept) < len(lines):
+                write_atomically(path, b"\n".join(kept) + b"\n")
+            dropped += len(lines) - len(kept)
+        self.sync()
+        return dropped
 
     def sync(self) -> None:
         """Make removals durable as well, for a clean end. Raises: OSError."""

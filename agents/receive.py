@@ -134,7 +134,8 @@ class AgentServicer(agent_pb2_grpc.AgentServicer):
         ours = [entry for entry in self._desk.outbox.entries() if entry.assignment.ledger_id == ledger_id]
         foreign = self._desk.outbox.count - len(ours)
         if foreign:
-            log.warning("outbox.foreign_entries_kept", extra={"entries": foreign, "ledger_id": ledger_id})
+            advice = "`edgesched outbox list` shows whose they are, `edgesched outbox drop` gives them up"
+            log.warning("outbox.foreign_entries_kept", extra={"entries": foreign, "advice": advice})
         return pb.Hello(
             device_id=self._identity.device_id,
             boot_id=self._identity.boot_id,

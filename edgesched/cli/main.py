@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or 
     "model": "edgesched.cli.model",
     "audit": "edgesched.cli.audit",
     "ledger": "edgesched.cli.ledger",
+    "outbox": "edgesched.cli.outbox",
     "devices": "edgesched.cli.devices",
     "draw": "edgesched.cli.draw",
     "simulate": "edgesched.cli.simulate",
