@@ -61,6 +61,7 @@ class LedgerEvent:
     attempt_id: the attempt that the event is about. SENT_OUT opens it (device_id and reason are required); FINISHED may
     name any attempt, even one that the ledger has never seen (then device_id is required), and makes it the winner;
     every other event about an attempt must name the current one, or it changes nothing (Applied.is_stale).
+    SENT_OUT and FINISHED of an open task whose deadline has passed by the ledger's clock make it EXPIRED instead.
     GAVE_UP, ATTEMPT_FAILED and DEVICE_LOST carry the failure; FINISHED carries the result; PICTURE_LOST gives a reason.
     """
 

@@ -27,6 +27,7 @@ from edgesched.ledger.transition import (
     check_attribution,
     check_event,
     check_new_task,
+    is_overdue,
     new_row,
     retirable_pictures,
     transition,
@@ -120,9 +121,7 @@ class MemoryLedger:
     async def expire_due(self) -> Sequence[Applied]:
         now_ms = self._now_ms()
         due = [
-            (task.expires_at_ms, task.seq, task.task_id)
-            for task in self._tasks.values()
-            if task.state in OPEN_STATES and task.expires_at_ms is not None and task.expires_at_ms <= now_ms
+            (task.expires_at_ms, task.seq, task.task_id) for task in self._tasks.values() if is_overdue(task, now_ms)
         ]
         return [
             self._apply(LedgerEvent(task_id=task_id, event=Event.EXPIRED))

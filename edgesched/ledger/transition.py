@@ -34,6 +34,9 @@ _NEEDS_ATTEMPT = _NEEDS_FAILURE | {Event.SENT_OUT, Event.ACCEPTED, Event.FINISHE
 _ENDS_ATTEMPT = _NEEDS_FAILURE | {Event.EXPIRED, Event.CANCELLED, Event.PICTURE_LOST}
 _CHANGES_IN_PLACE = frozenset({Event.ABANDONED, Event.PICTURE_LOST})
 """Events that change a task also where they leave its state as it is."""
+_TOO_LATE = frozenset({Event.SENT_OUT, Event.FINISHED})
+"""Events that come to nothing once the task's deadline has passed, whether somebody has looked at the clock by then or
+not: the task expires instead."""
 MAY_NAME_ANOTHER_ATTEMPT = frozenset({Event.SENT_OUT, Event.FINISHED})
 """Events whose attempt need not be the task's current one: its row, if there is one, decides with."""
 
@@ -158,6 +161,8 @@ def transition(
     named: the row of event.attempt_id, if there is one.
     revision: what the task gets if it changes.
     """
+    if event.event in _TOO_LATE and is_overdue(task, now_ms):
+        event = LedgerEvent(task_id=task.task_id, event=Event.EXPIRED)
     try:
         state = advance(task.state, event.event)
     except IllegalTransition:
@@ -172,6 +177,11 @@ def transition(
         attempts=_changed_attempts(task, event, current, named, now_ms),
         result=event.result if event.event is Event.FINISHED else None,
     )
+
+
+def is_overdue(task: Task, now_ms: int) -> bool:
+    """Whether it is still open and its deadline has passed."""
+    return task.expires_at_ms is not None and task.expires_at_ms <= now_ms and task.state in OPEN_STATES
 
 
 def picture_lost_error(reason: str) -> str:

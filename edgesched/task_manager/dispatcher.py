@@ -13,6 +13,7 @@ from edgesched.domain.lifecycle import Event
 from edgesched.domain.task import AttemptId, Task, TaskId, new_id
 from edgesched.errors import InvalidInput, PeerUnavailable
 from edgesched.ledger.base import Ledger, LedgerEvent
+from edgesched.ledger.transition import is_overdue
 from edgesched.ports import Decision, FinishedSample, Placement, PlacementPlan, PlacementRequest, TaskToPlace
 from edgesched.task_manager.attempts import OpenAttempt, OpenAttempts
 from edgesched.task_manager.device_link import LinkListener
@@ -192,6 +193,9 @@ class Dispatcher:
         entry = self._queue.take(decision.task_id) if link else None
         if link is None or entry is None:
             return True  # the device left, or the task was cancelled, while placement was thinking
+        if is_overdue(entry.task, self._clock.wall_ms()):
+            self._events.add(LedgerEvent(task_id=entry.task.task_id, event=Event.EXPIRED))
+            return True
         attempt = OpenAttempt(
             attempt_id=AttemptId(new_id()),
             task=entry.task,

@@ -543,6 +543,49 @@ async def test_open_tasks_expire_when_their_deadline_has_passed(ledger: Ledger, 
     assert states == {later.task_id: S.QUEUED, never.task_id: S.QUEUED, settled.task_id: S.DONE}
 
 
+async def test_labels_that_come_after_the_deadline_are_not_taken(ledger: Ledger, clock: SetClock) -> None:
+    """Also before anybody has looked for tasks whose time is over."""
+    late, in_time, again = [await accepted(ledger, new_task(deadline_ms=100)) for _ in range(3)]
+    for task in (late, in_time, again):
+        await applied(ledger, sent_out(task.task_id, f"{task.task_id}-a"))
+    clock.wall_ms += 99
+    answer = await applied(ledger, finished(in_time.task_id, f"{in_time.task_id}-a"))
+    assert answer.task is not None
+    assert answer.task.state is S.DONE
+    clock.wall_ms += 1
+    answer = await applied(ledger, finished(late.task_id, f"{late.task_id}-a"))
+    assert answer.task is not None
+    assert (answer.before, answer.task.state, answer.is_stale) == (S.DISPATCHED, S.EXPIRED, False)
+    details = await ledger.details(late.task_id)
+    assert details.result is None
+    assert [(a.failure.kind if a.failure else None) for a in details.attempts] == [FailureKind.TIMED_OUT]
+    answer = await applied(ledger, finished(again.task_id, "another"))
+    assert answer.task is not None
+    assert answer.task.state is S.EXPIRED
+    assert [a.attempt_id for a in (await ledger.details(again.task_id)).attempts] == [f"{again.task_id}-a"]
+    answer = await applied(ledger, finished(in_time.task_id, f"{in_time.task_id}-a"))
+    assert answer.task is not None
+    assert answer.task.state is S.DONE, "labels that came in time stay"
+
+
+async def test_a_task_is_not_sent_out_after_its_deadline(ledger: Ledger, clock: SetClock) -> None:
+    task = await accepted(ledger, new_task(deadline_ms=0))
+    answer = await applied(ledger, sent_out(task.task_id, "a"))
+    assert answer.task is not None
+    assert answer.task.state is S.EXPIRED
+    assert list((await ledger.details(task.task_id)).attempts) == []
+
+
+async def test_late_labels_of_a_dead_letter_are_taken_whatever_its_deadline_was(
+    ledger: Ledger, clock: SetClock
+) -> None:
+    task = await failed(ledger, new_task(deadline_ms=1))
+    clock.wall_ms += 5
+    answer = await applied(ledger, finished(task.task_id, "late"))
+    assert answer.task is not None
+    assert answer.task.state is S.DONE
+
+
 # --- reading -------------------------------------------------------------------------------------------------------
 
 

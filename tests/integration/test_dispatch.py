@@ -8,6 +8,7 @@ from pathlib import Path
 from aiohttp import web
 
 from edgesched.domain.lifecycle import State
+from edgesched.ports import PlacementPlan, PlacementRequest
 from edgesched.v1 import agent_pb2 as pb
 from edgesched.v1 import types_pb2 as types
 from edgesched.v1.task_manager_pb2 import TASK_STATE_DONE, TASK_STATE_QUEUED
@@ -315,6 +316,21 @@ async def test_a_task_expires_when_its_time_is_over_and_a_late_answer_changes_no
 
     assert board.acks[0].verdict == DISCARD
     assert not details.HasField("result")
+
+
+async def test_a_task_whose_time_is_over_reaches_no_board(tmp_path: Path) -> None:
+    class Slow(ListedBoards):
+        async def place(self, request: PlacementRequest) -> PlacementPlan:
+            await asyncio.sleep(0.005)  # longer than the task may take
+            return await super().place(request)
+
+    async with serving(FakeBoard("b1")) as board, task_manager(tmp_path, Slow([board])) as client:
+        late = await client.submit(remaining_ms=1)
+        in_time = await client.submit()
+        await client.until(in_time, lambda task: task.state is State.DONE)
+        await client.until(late, lambda task: task.state is State.EXPIRED)
+
+    assert [dispatch.task_id for dispatch in board.dispatches] == [in_time]
 
 
 # --- stopping in good order ---

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from edgesched.domain.detection import digest
 from edgesched.domain.device import DeviceId
-from edgesched.domain.lifecycle import LABELLED_STATES, TRANSITIONS, Event, State
+from edgesched.domain.lifecycle import LABELLED_STATES, OPEN_STATES, TRANSITIONS, Event, State
 from edgesched.domain.task import AttemptId, FailureKind, TaskFilter, TaskId
 from edgesched.errors import EdgeSchedError
 from edgesched.ledger.audit import LedgerFile
@@ -129,7 +129,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for batch, applied in zip(batches, answers, strict=True):
             if isinstance(applied, list):
                 for event, one in zip(batch, applied, strict=True):
-                    check_step(event, one)
+                    check_step(event, one, self.clock.wall_ms)
 
     @rule(
         wanted=st.lists(st.tuples(st.integers(0, MAX_TASKS - 1), steps, devices), min_size=1, max_size=8),
@@ -247,11 +247,14 @@ def comparable(answer: Any) -> Any:
     return list(answer) if isinstance(answer, Sequence) else answer
 
 
-def check_step(event: LedgerEvent, applied: Applied) -> None:
+def check_step(event: LedgerEvent, applied: Applied, now_ms: int) -> None:
     if applied.task is None or applied.before is None:
         return
     if applied.before in FINAL:
         assert applied.task.state is applied.before
+    if applied.before in OPEN_STATES and event.event in (Event.SENT_OUT, Event.FINISHED):
+        is_overdue = applied.task.expires_at_ms is not None and applied.task.expires_at_ms <= now_ms
+        assert not is_overdue or applied.task.state is State.EXPIRED
     if applied.before is State.FAILED and applied.task.state is not State.FAILED:
         assert event.event in (Event.RETRY, Event.FINISHED)
     if applied.is_stale:
