@@ -64,6 +64,14 @@ class FinishedSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """The task manager that asks for placement: a new one with each start."""
+
+    ledger_id: str
+    owner_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRequest:
     """Stateless about work: everything that is in flight travels with each request."""
 
@@ -72,6 +80,7 @@ class PlacementRequest:
     finished: Sequence[FinishedSample] = ()
     unreachable: frozenset[DeviceId] = frozenset()  # their stream is broken: no new work until it is healed
     strategy: str | None = None  # None: the gateway's default
+    asker: Asker | None = None  # None: somebody who only tries
     explain: bool = True  # False: candidates come without their terms, which nobody reads at full speed
 
 

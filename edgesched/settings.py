@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 StrategyName = str  # checked by placement, which owns the list
 
+HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^:/\[\]\s]+):(?P<port>[0-9]{1,5})")
 MIB = 1024 * 1024
 
 
@@ -121,6 +123,14 @@ class GatewaySettings(ListeningSettings):
         "default: workspace/master/gateway.sqlite3, of `up` gateway.sqlite3 beside the ledger",
     )
     archive_after_s: PositiveInt = Field(24 * 3600, description="a device silent for longer is archived")
+
+    @field_validator("task_manager")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        match = HOST_AND_PORT.fullmatch(value)
+        if match is None or not 0 < int(match["port"]) <= 65535:
+            raise ValueError("give HOST:PORT, like 192.168.1.5:9999")
+        return value
 
     @property
     def state_path(self) -> Path:

@@ -34,6 +34,7 @@ from gateway.problems import problems
 from gateway.registry import Registry
 from gateway.registry import join_address as join_address  # for whoever prints where `listening` listens
 from gateway.remote_tasks import RemoteTasks
+from gateway.rivals import Rivals
 from gateway.sending import Sender
 from gateway.state import GatewayState
 from gateway.uploads import Uploads
@@ -59,6 +60,7 @@ class Gateway:
     registry: Registry
     placement: ObservedPlacement
     activity: Activity
+    rivals: Rivals
     fleet: Fleet
 
 
@@ -74,11 +76,12 @@ async def opened(settings: GatewaySettings, clock: Clock | None = None) -> Async
     tie_breakers = TieBreakers(cpu=settings.load_cpu_weight, xpu=settings.load_xpu_weight)
     placement = make_placement(registry, settings.strategy, tie_breakers)
     activity = Activity(clock)
-    placement.observers = (activity.observe,)
+    rivals = Rivals(clock)
+    placement.observers = (activity.observe, rivals.observe)
     async with GatewayState.opened(settings.state_path) as state:
         fleet = Fleet(registry, placement, activity, state, clock, archive_after_s=settings.archive_after_s)
         async with fleet.running():
-            yield Gateway(registry=registry, placement=placement, activity=activity, fleet=fleet)
+            yield Gateway(registry=registry, placement=placement, activity=activity, rivals=rivals, fleet=fleet)
 
 
 def make_placement(
@@ -101,7 +104,7 @@ def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
         *Tasks(tasks, Uploads(tasks), Sender()).routes(),
         *Models(tasks, gateway.registry).routes(),
         *Events(hub, gateway.activity).routes(),
-        *Health(gateway.fleet, tasks).routes(),
+        *Health(gateway.fleet, tasks, gateway.rivals).routes(),
         *metrics.routes(),
     )
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY_BYTES)

@@ -14,7 +14,7 @@ from edgesched.domain.task import AttemptId, Task, TaskId, new_id
 from edgesched.errors import InvalidInput, PeerUnavailable
 from edgesched.ledger.base import Ledger, LedgerEvent
 from edgesched.ledger.transition import is_overdue
-from edgesched.ports import Decision, FinishedSample, Placement, PlacementPlan, PlacementRequest, TaskToPlace
+from edgesched.ports import Asker, Decision, FinishedSample, Placement, PlacementPlan, PlacementRequest, TaskToPlace
 from edgesched.task_manager.attempts import OpenAttempt, OpenAttempts
 from edgesched.task_manager.device_link import LinkListener
 from edgesched.task_manager.events import EventLog
@@ -164,12 +164,14 @@ class Dispatcher:
 
     async def _ask(self, heads: Sequence[QueuedTask]) -> PlacementPlan | None:
         samples, self._samples = self._samples, []
+        ours = self._ledger.ownership
         request = PlacementRequest(
             tasks=[_to_place(head) for head in heads],
             in_flight=self._attempts.snapshot(self._clock.monotonic_ms()),
             finished=samples,
             unreachable=self._links.suspects(),
             strategy=self._strategy,
+            asker=Asker(ledger_id=ours.ledger_id, owner_id=ours.owner_id),
             explain=False,
         )
         try:

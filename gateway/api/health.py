@@ -12,11 +12,15 @@ from pydantic import BaseModel, ConfigDict
 from edgesched import __version__, rest
 from edgesched.domain.device import DeviceState
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import TaskCounts
+from edgesched.domain.task import MAX_COUNTED_UNDELIVERED, TaskCounts, TaskStats
 from edgesched.errors import PeerUnavailable
 from edgesched.ports import TaskQueries
 from gateway.fleet import Fleet
+from gateway.rivals import Rivals
 from gateway.routes import Route, json_reply
+
+UNDELIVERED_MS = 15_000.0
+"""Boards deliver at once, and the task manager after some seconds: labels that wait for longer have no receiver."""
 
 
 class HealthReport(BaseModel):
@@ -42,9 +46,10 @@ ALIVE: rest.Wire[Alive] = rest.Wire(Alive)
 
 
 class Health:
-    def __init__(self, fleet: Fleet, tasks: TaskQueries) -> None:
+    def __init__(self, fleet: Fleet, tasks: TaskQueries, rivals: Rivals) -> None:
         self._fleet = fleet
         self._tasks = tasks
+        self._rivals = rivals
 
     def routes(self) -> Sequence[Route]:
         alive = ALIVE.adapter
@@ -86,9 +91,13 @@ class Health:
         if not states[DeviceState.READY]:
             problems.append("no device is ready")
         try:
-            counts = await self._tasks.counts()
+            stats = await self._tasks.stats()
+            counts = stats.counts
+            problems += _of_deliveries(stats)
         except PeerUnavailable as error:
             problems.append(str(error))
+        if (rivalry := self._rivals.problem()) is not None:
+            problems.append(rivalry)
         report = HealthReport(
             status="degraded" if problems else "ok",
             version=__version__,
@@ -103,3 +112,13 @@ class Health:
     async def answer(self, request: web.Request) -> web.Response:
         """The gateway needs nobody else to take registrations and to place: once it listens, it is ready."""
         return json_reply(ALIVE.dump(Alive()))
+
+
+def _of_deliveries(stats: TaskStats) -> Sequence[str]:
+    if stats.oldest_undelivered_ms is None or stats.oldest_undelivered_ms < UNDELIVERED_MS:
+        return ()
+    count = f"{stats.undelivered}{' or more' if stats.undelivered >= MAX_COUNTED_UNDELIVERED else ''}"
+    return (
+        f"{count} labelled tasks are not delivered, the oldest for {stats.oldest_undelivered_ms / 1000:.0f} s: start "
+        "the receiver that they name, or give them up with `edgesched tasks abandon`",
+    )

@@ -15,12 +15,14 @@ from edgesched.domain.device import DeviceId
 from edgesched.errors import InvalidInput, NoFeasibleDevice
 from edgesched.ports import Candidate, PlacementPlan, PlacementRequest
 from gateway.local_placement import LocalPlacement
+from gateway.nearest import nearest
 from gateway.routes import LARGEST_NUMBER, Route, json_reply, whole_number
 
 TYPICAL_PICTURE_BYTES = 160_000
 """A dry run that names no size asks for such a picture."""
 
 MAX_TASKS_PER_REQUEST = 10_000
+LONGEST_SHOWN, MOST_SHOWN = 40, 8
 
 ASSUMPTION = "as if nothing were in flight: only the task manager knows what is, and says so with each of its requests"
 
@@ -90,9 +92,11 @@ class Schedule:
         )
 
     async def ask(self, request: web.Request) -> web.Response:
+        _check_parameters(request.query)
         return self._dry_run(request.query, DryRunRequest())
 
     async def place(self, request: web.Request) -> web.Response:
+        _check_parameters(request.query)
         body = await request.read()
         wanted = DRY_RUN_REQUEST.parse(body or b"{}")
         if wanted.tasks is None:
@@ -124,6 +128,14 @@ class Schedule:
             excluded=decision.excluded,
         )
         return json_reply(DRY_RUN.dump(reply))
+
+
+def _check_parameters(query: Mapping[str, str]) -> None:
+    """A misspelt one would give the answer to another question. Raises: InvalidInput."""
+    known = DryRunQuery.model_fields
+    unknown = [f"{name[:LONGEST_SHOWN]!r}{nearest(name, known)}" for name in query if name not in known]
+    if unknown:
+        raise InvalidInput(f"unknown parameters: {', '.join(unknown[:MOST_SHOWN])}; there are: {', '.join(known)}")
 
 
 def _strategy(query: Mapping[str, str]) -> str | None:

@@ -13,7 +13,7 @@ from edgesched import rest
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import Task, TaskDetails, TaskFilter, TaskId
-from edgesched.ports import PlacementPlan
+from edgesched.ports import Asker, PlacementPlan
 from gateway.app import MAX_BODY_BYTES
 from tests.support.fleets import in_flight, request, task
 from tests.support.gateways import GatewayUnderTest, agent_port, gateway_under_test
@@ -166,6 +166,23 @@ async def test_a_malformed_dry_run_names_what_is_wrong(
     assert named in answer.body["detail"]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_parameter_that_nobody_knows_is_named_with_those_that_there_are(
+    two_boards: GatewayUnderTest, method: str
+) -> None:
+    answer = await two_boards.call(method, "/schedule", modle="yolo", strategy="load", nonsense=1)
+    assert answer.status == 400
+    assert "'modle'; did you mean 'model'?" in answer.body["detail"]
+    assert "'nonsense'" in answer.body["detail"]
+    assert answer.body["detail"].endswith("there are: strategy, stargety, model, size_bytes")
+
+
+async def test_what_the_predecessors_task_manager_sends_is_no_unknown_parameter(two_boards: GatewayUnderTest) -> None:
+    body = {"ip": "10.0.0.7", "tasktype": "YoloV5", "req_id": "r", "total_num": 1, "filename": "a.jpg", "filepath": "x"}
+    answer = await two_boards.call("POST", "/schedule", body, stargety="roundrobin")
+    assert (answer.status, answer.body["strategy"]) == (200, "roundrobin")
+
+
 # -- /tasks
 
 DETAILS = TaskDetails(
@@ -262,6 +279,54 @@ async def test_health_is_degraded_but_200_when_something_is_missing(two_boards: 
 
 async def test_health_without_devices_says_so(gateway: GatewayUnderTest) -> None:
     assert (await gateway.call("GET", "/health")).body["problems"] == ["no device is ready"]
+
+
+async def test_labels_that_their_receiver_does_not_take_are_a_problem_after_some_time(
+    two_boards: GatewayUnderTest,
+) -> None:
+    two_boards.tasks.undelivered = 3
+    assert (await two_boards.call("GET", "/health")).body["problems"] == []
+    two_boards.tasks.oldest_undelivered_ms = 62_000.0
+    answer = await two_boards.call("GET", "/health")
+    assert answer.body["status"] == "degraded"
+    (problem,) = answer.body["problems"]
+    assert problem.startswith("3 labelled tasks are not delivered, the oldest for 62 s: start the receiver")
+    two_boards.tasks.undelivered = 1_000
+    (problem,) = (await two_boards.call("GET", "/health")).body["problems"]
+    assert problem.startswith("1000 or more labelled tasks")
+
+
+async def test_two_task_managers_are_a_problem_while_both_ask(two_boards: GatewayUnderTest) -> None:
+    first, second = (Asker(ledger_id=f"ledger-{name}", owner_id=name) for name in ("a", "b"))
+
+    async def problems(*askers: Asker) -> list[str]:
+        for asker in askers:
+            await place(two_boards, request(asker=asker))
+        listed: list[str] = (await two_boards.call("GET", "/health")).body["problems"]
+        return listed
+
+    assert await problems(first, first, second, second) == [], "the first one was restarted, for all that is known"
+    (problem,) = await problems(first)
+    assert problem.startswith("2 task managers ask this gateway (of the ledgers ledger-a, ledger-b)")
+    two_boards.clock.now_ms += 5_500
+    for name in ("fast", "slow"):
+        await two_boards.heartbeat(name)
+    assert len(await problems(second)) == 1
+    two_boards.clock.now_ms += 5_500
+    for name in ("fast", "slow"):
+        await two_boards.heartbeat(name)
+    assert len(await problems(second, second)) == 1
+    two_boards.clock.now_ms += 5_500
+    for name in ("fast", "slow"):
+        await two_boards.heartbeat(name)
+    assert await problems(second) == [], "the first one is silent for long"
+
+
+async def test_somebody_who_only_tries_is_no_task_manager(two_boards: GatewayUnderTest) -> None:
+    asker = Asker(ledger_id="ledger", owner_id="a")
+    for who in (asker, None, asker):
+        await place(two_boards, request(asker=who))
+    assert (await two_boards.call("GET", "/health")).body["problems"] == []
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])

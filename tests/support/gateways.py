@@ -59,6 +59,7 @@ class CannedTasks:
         self.refusal: EdgeSchedError | None = None  # of the next command or submission
         self.news: asyncio.Queue[Task] = asyncio.Queue()
         self.undelivered = 0
+        self.oldest_undelivered_ms = 1_500.0
 
     def _check(self) -> None:
         if not self.is_reachable:
@@ -85,7 +86,7 @@ class CannedTasks:
             next_in_line={"shapes": 2},
             open_bytes=20,
             undelivered=self.undelivered,
-            oldest_undelivered_ms=1_500.0 if self.undelivered else None,
+            oldest_undelivered_ms=self.oldest_undelivered_ms if self.undelivered else None,
             commits=4,
             commit_ms=8.0,
         )

@@ -94,6 +94,19 @@ def test_a_missing_file_or_an_empty_directory_is_named(tmp_path: Path) -> None:
         load(GatewaySettings, config=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "address", ["foo", "foo:", ":9999", "foo:70000", "foo:0", "foo:9999/x", "http://foo:9999", "::1:9"]
+)
+def test_an_address_without_host_or_port_is_refused(address: str) -> None:
+    with pytest.raises(StartupError, match=r"task_manager \(flag\): .*give HOST:PORT"):
+        load(GatewaySettings, flags={"task_manager": address})
+
+
+@pytest.mark.parametrize("address", ["foo:9999", "10.0.0.5:1", "[fe80::1%eth0]:9999", "shelf-2.local:65535"])
+def test_an_address_with_host_and_port_is_taken(address: str) -> None:
+    assert load(GatewaySettings, flags={"task_manager": address}).settings.task_manager == address
+
+
 def test_python_path_is_split_like_a_path_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGESCHED_PYTHON_PATH", "/a:/b")
 
