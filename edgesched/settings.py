@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
@@ -69,7 +70,9 @@ class TaskManagerSettings(ListeningSettings):
     durability: Literal["power", "process"] = Field(
         "power", description="what an acknowledged task survives: a power cut, or only the death of a process"
     )
-    max_picture_bytes: PositiveInt = Field(16 * MIB, description="a larger picture is refused")
+    max_picture_bytes: PositiveInt = Field(
+        16 * MIB, le=63 * MIB, description="a larger picture is refused; one message carries at most 64 MiB"
+    )
     max_picture_megapixels: PositiveInt = Field(64, description="a picture with more pixels is refused")
     max_queued_tasks: PositiveInt = Field(100_000, description="more open tasks than this are refused for now")
     max_queued_bytes: PositiveInt = Field(20_000 * MIB, description="more bytes of open tasks are refused for now")
@@ -95,6 +98,18 @@ class TaskManagerSettings(ListeningSettings):
     keep_upload: bool = Field(
         False, description="never let a settled task's picture go, nor the row that names it; the disk fills up"
     )
+
+    @field_validator("gateway_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # no such port, or half an IPv6 address
+            is_usable = False
+        if not is_usable:
+            raise ValueError("give http://HOST:PORT, like http://192.168.1.5:6666")
+        return value
 
 
 class GatewaySettings(ListeningSettings):

@@ -30,6 +30,10 @@ class TaskManagerStub(object):
 
     Every call may answer UNAVAILABLE (the task manager is starting or stopping; retry) and INTERNAL (a bug; the
     server's log has it). What else a call may answer stands beside it.
+
+    A message of more than 64 MiB is refused by gRPC itself, in its own words ("Received message larger than max") and
+    before the task manager has seen it: RESOURCE_EXHAUSTED without `retry-after-ms`, do not retry. Of SubmitStream it ends
+    the whole stream. Picture limits (max_picture_bytes, 16 MiB by default) lie well below: those refusals name the picture.
     """
 
     def __init__(self, channel):
@@ -110,6 +114,10 @@ class TaskManagerServicer(object):
 
     Every call may answer UNAVAILABLE (the task manager is starting or stopping; retry) and INTERNAL (a bug; the
     server's log has it). What else a call may answer stands beside it.
+
+    A message of more than 64 MiB is refused by gRPC itself, in its own words ("Received message larger than max") and
+    before the task manager has seen it: RESOURCE_EXHAUSTED without `retry-after-ms`, do not retry. Of SubmitStream it ends
+    the whole stream. Picture limits (max_picture_bytes, 16 MiB by default) lie well below: those refusals name the picture.
     """
 
     def Submit(self, request, context):
@@ -301,6 +309,10 @@ class TaskManager(object):
 
     Every call may answer UNAVAILABLE (the task manager is starting or stopping; retry) and INTERNAL (a bug; the
     server's log has it). What else a call may answer stands beside it.
+
+    A message of more than 64 MiB is refused by gRPC itself, in its own words ("Received message larger than max") and
+    before the task manager has seen it: RESOURCE_EXHAUSTED without `retry-after-ms`, do not retry. Of SubmitStream it ends
+    the whole stream. Picture limits (max_picture_bytes, 16 MiB by default) lie well below: those refusals name the picture.
     """
 
     @staticmethod

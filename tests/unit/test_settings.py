@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from edgesched import wire
 from edgesched.errors import StartupError
 from edgesched.settings import PROCESSES, AgentSettings, GatewaySettings, TaskManagerSettings, UpSettings, load
 
@@ -31,6 +33,26 @@ def test_every_example_file_belongs_to_a_process() -> None:
     stems = {stem for kind in PROCESSES.values() for stem in kind.file_stems}
 
     assert {path.stem for path in CONFIG_FILES.glob("*.toml")} == stems
+
+
+SETTING_LINE = re.compile(r"(?P<comment># )?(?P<line>(?P<name>[a-z_]+) = .*)")
+
+
+@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {"up"}))
+def test_every_setting_stands_in_its_example_file_and_a_commented_one_shows_its_default(
+    process: str, tmp_path: Path
+) -> None:
+    kind = PROCESSES[process]
+    (stem,) = kind.file_stems
+    found = [SETTING_LINE.fullmatch(line) for line in (CONFIG_FILES / f"{stem}.toml").read_text().splitlines()]
+    lines = {match["name"]: match for match in found if match}
+    assert list(kind.model_fields.keys() - lines) == [], "missing"
+    everything = tmp_path / "everything.toml"
+    everything.write_text("\n".join(match["line"] for match in lines.values()))
+    shown = load(kind, config=everything).settings
+    for name, field in kind.model_fields.items():
+        if lines[name]["comment"] and field.default not in (None, ()):
+            assert getattr(shown, name) == field.default, name
 
 
 def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +127,17 @@ def test_an_address_without_host_or_port_is_refused(address: str) -> None:
 @pytest.mark.parametrize("address", ["foo:9999", "10.0.0.5:1", "[fe80::1%eth0]:9999", "shelf-2.local:65535"])
 def test_an_address_with_host_and_port_is_taken(address: str) -> None:
     assert load(GatewaySettings, flags={"task_manager": address}).settings.task_manager == address
+
+
+@pytest.mark.parametrize("url", ["foo", "http://", "ftp://foo", "http://foo:99999", "foo:6666", "http://[::1"])
+def test_a_gateway_url_that_can_never_work_is_refused(url: str) -> None:
+    with pytest.raises(StartupError, match=r"gateway_url \(flag\): .*give http://HOST:PORT"):
+        load(TaskManagerSettings, flags={"gateway_url": url})
+
+
+def test_no_picture_limit_is_above_what_one_message_carries() -> None:
+    with pytest.raises(StartupError, match="max_picture_bytes"):
+        load(TaskManagerSettings, flags={"max_picture_bytes": wire.MAX_MESSAGE_BYTES})
 
 
 def test_python_path_is_split_like_a_path_variable(monkeypatch: pytest.MonkeyPatch) -> None:
