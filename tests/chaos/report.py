@@ -41,7 +41,8 @@ class Ended:
     injected: Sequence[Injected]
     tasks: Sequence[TaskDetails]
     delivered_at: Mapping[str, float]  # wall seconds, by picture
-    audit: str  # its words
+    audit: str  # its words, at the end
+    audits: int  # while faults were in force; what they found is among the problems
     stages: Mapping[str, float]  # seconds that each took
     problems: Sequence[str]
 
@@ -66,6 +67,7 @@ def summed_up(plan: Plan, ended: Ended) -> Report:
         f"  tasks       {len(tasks)} in the ledger, {states[State.DELIVERED]} delivered",
         f"  attempts    {_distribution(Counter(len(details.attempts) for details in tasks))}",
         f"  audit       {ended.audit.splitlines()[0] if ended.audit else 'no words'}",
+        f"              and {ended.audits} beside the faults, which asked the boards too",
         f"  faults      {len(injected)} in all",
         *_faults_by_kind(injected),
         *_delivery_lines(deliveries, unexplained, injected),

@@ -28,6 +28,7 @@ from tests.chaos.schedule import faults
 MOST_S_PER_PICTURE = 2.0
 """What needs longer than that, and a minute, will never be done."""
 NEARLY_ALL = 0.9
+AUDIT_EVERY_S = 10.0
 
 
 async def run(plan: Plan, *, tell: Callable[[str], None] = lambda line: None) -> Report:
@@ -43,6 +44,7 @@ class _Run:
         self._problems: list[str] = []
         self._tasks: Sequence[TaskDetails] = ()
         self._audit = "skipped: there was no ledger to look at"
+        self._audits = 0  # beside the faults
         self._stages: dict[str, float] = {}
 
     async def report(self) -> Report:
@@ -68,6 +70,7 @@ class _Run:
                 tasks=self._tasks,
                 delivered_at=self._delivered_at(),
                 audit=self._audit,
+                audits=self._audits,
                 stages=self._stages,
                 problems=self._problems,
             ),
@@ -103,11 +106,27 @@ class _Run:
             return is_done or bool(cluster.problems)
 
         limit_s = 60.0 + MOST_S_PER_PICTURE * plan.pictures
+        over = asyncio.Event()
+        auditing = asyncio.create_task(self._audit_meanwhile(cluster, over), name="audits")
         try:
             async with asyncio.timeout(limit_s):
                 await injector.run(faults(plan), is_over=is_over)
         except TimeoutError:
             self._problems.append(f"the work was not done within {limit_s:.0f} s")
+        finally:
+            over.set()
+            await auditing
+
+    async def _audit_meanwhile(self, cluster: Cluster, over: asyncio.Event) -> None:
+        """A ledger and outboxes that change, or whose owner was just killed, are no fault."""
+        while not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AUDIT_EVERY_S):
+                    await over.wait()
+            is_clean, words = await observe.audit(self._plan.ledger_path, self._plan.upload_dir, gateway=cluster.http)
+            self._audits += 1
+            if not is_clean:
+                self._problems.append(f"an audit beside the faults found something: {words}")
 
     async def _settle(self, cluster: Cluster, prepared: Prepared) -> None:
         """Wait until everything is delivered, and look at everything."""
@@ -135,7 +154,7 @@ class _Run:
         with self._timed(f"audit {when}"):
             is_clean, words = await observe.audit(self._plan.ledger_path, self._plan.upload_dir)
         self._audit = words
-        if is_clean is False:
+        if not is_clean:
             self._problems.append(f"the audit {when} found something: {words}")
 
     def _label_files(self) -> int:
