@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ except ModuleNotFoundError as error:
 
 LINE_PERIOD_S = 2.0
 INTERRUPTED = 130
+IMPATIENCE_S = 1.0
 
 
 def command(
@@ -141,9 +143,7 @@ def command(
 
 async def _run(settings: SenderSettings, *, has_receiver: bool, wait: bool, acknowledged: Path | None) -> int:
     """Returns: the exit code."""
-    me = asyncio.current_task()
-    if me is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)  # asyncio.run does so for SIGINT
+    end_when_told()
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     found = await asyncio.to_thread(pictures.find, settings.picture_dir, settings.max_pictures)
     if settings.max_pictures and len(found.pictures) < settings.max_pictures:
@@ -162,6 +162,27 @@ async def _run(settings: SenderSettings, *, has_receiver: bool, wait: bool, ackn
         for line in tally.summary(waited=wait):
             console.print(_printable(line))
     return 1 if tally.refused or (wait and not tally.all_labelled) else 0
+
+
+def end_when_told() -> None:
+    """The first signal ends what goes on, and what was acknowledged is told; one long after it ends the process.
+
+    Not left to asyncio.run: it answers a second SIGINT, which follows at once where a whole group of processes is told,
+    with an exception in the middle of whatever runs.
+    """
+    loop, me = asyncio.get_running_loop(), asyncio.current_task()
+    told_at: float | None = None
+
+    def end() -> None:
+        nonlocal told_at
+        if told_at is None and me is not None:
+            told_at = loop.time()
+            me.cancel()
+        elif told_at is not None and loop.time() - told_at > IMPATIENCE_S:
+            os._exit(INTERRUPTED)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, end)
 
 
 async def _plan(settings: SenderSettings, *, has_receiver: bool, wait: bool) -> Plan:

@@ -325,5 +325,5 @@ def _fresh_key(picture: Picture) -> str:
 
 
 def _waiting_for(refusal: pb.Refusal) -> str:
-    what = "queue full" if refusal.status_code == RESOURCE_EXHAUSTED else "not accepted for now"
+    what = "full" if refusal.status_code == RESOURCE_EXHAUSTED else "not accepted for now"
     return f"{what}, waiting ({refusal.message})" if refusal.message else f"{what}, waiting"

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from client.pictures import MAX_PICTURE_BYTES, Picture
+from client.send_pic import end_when_told
 from client.submitter import Acknowledged, Patience, Report, Step, Waiting, submit_all
 from client.waiter import MAX_WATCHED_IDS, are_known, wait_settled
 from edgesched import wire
@@ -147,7 +148,7 @@ async def test_a_full_queue_is_waited_for_and_the_same_submission_sent_again(ser
     assert len(keys) == 3
     assert len(set(keys)) == 1
     assert [step for step in steps if isinstance(step, Waiting)] == [
-        Waiting(reason="queue full, waiting (1000 tasks wait)")
+        Waiting(reason="full, waiting (1000 tasks wait)")
     ] * 3
 
 
@@ -408,6 +409,28 @@ async def test_an_interrupted_command_says_what_was_acknowledged(
     assert "sent 2 of 4 pictures" in out.decode()
     assert len(noted.read_text().splitlines()) == 2
     assert f"not acknowledged: {directory}" in out.decode()
+
+
+async def test_a_second_interrupt_at_once_does_not_break_into_the_end_that_the_first_one_began() -> None:
+    told: list[str] = []
+
+    async def work() -> None:
+        end_when_told()
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            signal.raise_signal(signal.SIGINT)
+            for _ in range(5):
+                await asyncio.sleep(0)  # the loop hears of the signal in one of these turns
+            told.append("what was acknowledged")
+            raise
+
+    (outcome,) = await asyncio.gather(asyncio.create_task(work()), return_exceptions=True)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().remove_signal_handler(signum)
+    assert isinstance(outcome, asyncio.CancelledError)
+    assert told == ["what was acknowledged"]
 
 
 @pytest.mark.parametrize(
