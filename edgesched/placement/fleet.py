@@ -153,6 +153,7 @@ class Standing:
         """
         service_ms = self.service_ms(attempt.model)
         if attempt.slot is None or attempt.predicted_remaining_ms is None:
+            self.settle()  # reserving needs to know what those before it take
             self.reserve(attempt.size_bytes, service_ms)
             return
         remaining_ms = abs(attempt.predicted_remaining_ms)

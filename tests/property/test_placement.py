@@ -39,6 +39,14 @@ readings = st.builds(
     link_latency_ms=st.none() | st.floats(0, 100),
 )
 sizes = st.integers(0, 5_000_000)
+promised = st.just(dict[str, Any]()) | st.fixed_dictionaries(
+    {
+        "slot": st.integers(0, 5),
+        "predicted_remaining_ms": st.floats(-5_000, 5_000),
+        "transfer_remaining_ms": st.none() | st.floats(0, 5_000),
+    }
+)
+"""What was promised for an attempt in flight: nothing if it was adopted."""
 
 
 @st.composite
@@ -66,7 +74,8 @@ def requests(draw: st.DrawFn, device_ids: list[DeviceId], *, max_tasks: int) -> 
     ]
     flying: list[InFlight] = []
     for device_id in device_ids:
-        flying += in_flight(device_id, draw(st.integers(0, 4)), size_bytes=draw(sizes))
+        some = in_flight(device_id, draw(st.integers(0, 4)), size_bytes=draw(sizes))
+        flying += [replace(attempt, **draw(promised)) for attempt in some]
     strategy = draw(st.sampled_from([None, *STRATEGIES]))
     return replace(request(*tasks, flying=flying), strategy=strategy, unreachable=draw(some_ids))
 

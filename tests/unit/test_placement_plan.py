@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from edgesched.domain.device import Device, DeviceId, DeviceProfile, DeviceState
+from edgesched.domain.task import AttemptId
 from edgesched.errors import InvalidInput
 from edgesched.placement.filters import ANY_MODEL
 from edgesched.placement.memory import PlacementMemory
 from edgesched.placement.planner import plan, preview
 from edgesched.placement.strategies import STRATEGIES, strategy_name
 from edgesched.ports import Decision, FinishedSample
-from tests.support.fleets import acquainted, device, finished, fleet, in_flight, request, task, telemetry
+from tests.support.fleets import RK3588, acquainted, device, finished, fleet, in_flight, request, task, telemetry
 
 FAST = DeviceProfile(slots=2, service_ms=8.0, link_mbps=800.0, round_trip_ms=1.0)
 
@@ -104,6 +105,18 @@ def test_work_on_a_device_that_left_counts_for_nobody() -> None:
 
 
 # -- avoid
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_adopted_attempt_counts_beside_promised_ones(strategy: str) -> None:
+    """Of an adopted one nothing was promised: it stands behind all that the device already has."""
+    board = device(profile=replace(RK3588, slots=1))
+    known = replace(in_flight("d")[0], slot=0, predicted_remaining_ms=30.0, transfer_remaining_ms=0.0)
+    adopted = replace(known, attempt_id=AttemptId("adopted"), slot=None, predicted_remaining_ms=None)
+    asked = request(flying=[known, adopted], strategy=strategy)
+    (decision,) = plan(asked, fleet(board), acquainted(board))
+    assert decision.promise is not None
+    assert decision.promise.answer_ms == pytest.approx(30 + 2 * RK3588.service_ms)
 
 
 def test_where_it_failed_before_is_avoided_while_another_can_run_it() -> None:
