@@ -118,5 +118,5 @@ def _schedule(works: dict[AttemptId, _Work], there_ms: float) -> None:
 
 
 def _slots(works: dict[AttemptId, _Work]) -> int:
-    """Of the device; the most that was promised, since it may have come back with another number."""
-    return max(work.promise.slots for work in works.values())
+    """Of the device; the most that was promised or is held, since it may have come back with another number."""
+    return max(max(work.promise.slots, work.slot + 1) for work in works.values())

@@ -70,6 +70,17 @@ def test_one_that_is_overdue_still_holds_its_slot() -> None:
     assert remaining(promises, C, 15.0) == pytest.approx(10.0)
 
 
+def test_a_device_that_comes_back_with_fewer_slots_is_followed_on() -> None:
+    promises = Promises()
+    promises.add(A, BOARD, promise(slots=2, arrival_ms=1.0, answer_ms=12.0), 0.0)
+    promises.add(B, BOARD, promise(slots=1, arrival_ms=2.0, answer_ms=13.0), 0.0)
+    promises.add(C, BOARD, promise(slots=1, arrival_ms=3.0, answer_ms=23.0), 0.0)
+    promises.ended(A, BOARD, 12.0)  # B began beside it, on the second slot that was promised then
+    assert remaining(promises, B, 12.0) == pytest.approx(1.0)
+    promises.ended(B, BOARD, 13.0)
+    assert remaining(promises, C, 13.0) == pytest.approx(9.0)
+
+
 def test_a_slow_link_puts_off_the_pictures_behind(three_on_one_slot: Promises) -> None:
     three_on_one_slot.arrived(A, BOARD, 8.0)  # at 7 on the board instead of 2
     expected = three_on_one_slot.outlook(C, BOARD, 8.0)
