@@ -30,7 +30,7 @@ class TaskToPlace:
     labels: Mapping[str, str] = field(default_factory=dict)  # a device must carry all of these
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, though nobody changes one: it is made twice as fast, and that often
 class InFlight:
     """One open attempt, as the task manager knows it: the truth about a device's work.
 

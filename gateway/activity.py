@@ -64,7 +64,8 @@ class Activity:
         self._clock = clock
         self._asked_at_ms = -math.inf
         self._first_asked_at_ms: float | None = None
-        self._tasks: Counter[DeviceId] = Counter()
+        self._last: tuple[PlacementRequest, PlacementPlan] | None = None
+        self._tasks: Counter[DeviceId] = Counter()  # of `_last`, once somebody asked
         self._bytes: Counter[DeviceId] = Counter()
         self._labelled: defaultdict[DeviceId, deque[tuple[float, int]]] = defaultdict(deque)
         self._history: deque[ActivityPoint] = deque(maxlen=HISTORY_POINTS)
@@ -79,13 +80,7 @@ class Activity:
         self._asked_at_ms = now_ms
         if self._first_asked_at_ms is None:
             self._first_asked_at_ms = now_ms
-        self._tasks = Counter(attempt.device_id for attempt in request.in_flight)
-        self._bytes = Counter()
-        for attempt in request.in_flight:
-            self._bytes[attempt.device_id] += attempt.size_bytes
-        for decision in plan.decisions:
-            if decision.device_id is not None:
-                self._tasks[decision.device_id] += 1
+        self._last = (request, plan)
         for sample in request.finished:
             self._count(sample, now_ms)
 
@@ -93,6 +88,7 @@ class Activity:
         now_ms = self._clock.monotonic_ms()
         if now_ms - self._asked_at_ms > STALE_MS or self._first_asked_at_ms is None:
             return DeviceWork(in_flight=None, in_flight_bytes=None, pictures_per_s=None)
+        self._tally()
         buckets = self._labelled.get(device_id, deque())
         recent = sum(count for at_ms, count in buckets if now_ms - at_ms <= RATE_MS)
         span_ms = min(RATE_MS, max(BUCKET_MS, now_ms - self._first_asked_at_ms))
@@ -110,6 +106,19 @@ class Activity:
     def forget(self, device_id: DeviceId) -> None:
         """The device left."""
         self._labelled.pop(device_id, None)
+
+    def _tally(self) -> None:
+        """Counted when somebody looks: requests come hundreds of times more often."""
+        if self._last is None:
+            return
+        (request, plan), self._last = self._last, None
+        self._tasks, self._bytes = Counter(), Counter()
+        for attempt in request.in_flight:
+            self._tasks[attempt.device_id] += 1
+            self._bytes[attempt.device_id] += attempt.size_bytes
+        for decision in plan.decisions:
+            if decision.device_id is not None:
+                self._tasks[decision.device_id] += 1
 
     def _count(self, sample: FinishedSample, now_ms: float) -> None:
         if not sample.succeeded:

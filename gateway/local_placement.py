@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from dataclasses import replace
 
 from edgesched.clock import Clock, SystemClock
 from edgesched.domain.device import Device, DeviceState
@@ -42,6 +41,7 @@ class LocalPlacement:
         self._registry = registry
         self._clock = clock or SystemClock()
         self._devices: tuple[Device, ...] = ()
+        self._routes: tuple[DeviceRoute, ...] = ()
         self._taken_at_ms = -math.inf
         self._taken_version = -1
         self._memory = memory or PlacementMemory()
@@ -51,19 +51,8 @@ class LocalPlacement:
     async def place(self, request: PlacementRequest) -> PlacementPlan:
         self._seen_version = self._registry.version
         fleet = self._snapshot()
-        request = replace(request, strategy=request.strategy or self._default_strategy)
-        decisions = plan(request, fleet, self._memory)
-        routes = tuple(
-            DeviceRoute(
-                device_id=device.device_id,
-                address=device.address,
-                boot_id=device.boot_id,
-                is_ready=device.state is DeviceState.READY,
-                outbox_count=device.outbox_count,
-            )
-            for device in fleet.devices
-        )
-        return PlacementPlan(decisions=decisions, routes=routes)
+        decisions = plan(request, fleet, self._memory, default_strategy=self._default_strategy)
+        return PlacementPlan(decisions=decisions, routes=self._routes)
 
     async def wait_for_change(self) -> None:
         """Return at once if the fleet changed since the last plan, and after one heartbeat interval at the latest.
@@ -93,5 +82,16 @@ class LocalPlacement:
         is_old = now_ms - self._taken_at_ms >= max(SNAPSHOT_VALID_MS, SNAPSHOT_COST_MS * len(self._devices))
         if is_old or self._taken_version != self._registry.version:
             self._devices = self._registry.snapshot().devices
+            self._routes = tuple(_route(device) for device in self._devices)
             self._taken_at_ms, self._taken_version = now_ms, self._registry.version
         return FleetSnapshot(devices=self._devices, at_ms=now_ms)
+
+
+def _route(device: Device) -> DeviceRoute:
+    return DeviceRoute(
+        device_id=device.device_id,
+        address=device.address,
+        boot_id=device.boot_id,
+        is_ready=device.state is DeviceState.READY,
+        outbox_count=device.outbox_count,
+    )

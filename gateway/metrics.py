@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter as Tally
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
@@ -21,14 +22,17 @@ from edgesched.domain.device import DeviceState
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import TaskStats
 from edgesched.errors import PeerUnavailable
-from edgesched.ports import PlacementPlan, PlacementRequest, TaskQueries
+from edgesched.ports import FinishedSample, PlacementPlan, PlacementRequest, TaskQueries
 from gateway.fleet import Fleet
 from gateway.routes import Route
 
 log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 2.0
-SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+BOUNDS_MS = (
+    *(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0),
+    *(1_000.0, 2_000.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0),
+)
 TELEMETRY = {  # field of Telemetry -> metric, help
     "cpu_used_fraction": ("cpu_used_ratio", "Share of its CPU that is used, 0..1"),
     "memory_used_fraction": ("memory_used_ratio", "Share of its memory that is used, 0..1"),
@@ -41,31 +45,14 @@ TELEMETRY = {  # field of Telemetry -> metric, help
 
 
 class Metrics:
-    """One registry per gateway, so that two in one process (tests) do not share their figures."""
+    """One per gateway, so that two in one process (tests) do not share their figures."""
 
     def __init__(self, fleet: Fleet, tasks: TaskQueries) -> None:
         self._fleet = fleet
         self._tasks = tasks
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._stages = Histogram(
-            "edgesched_stage_seconds",
-            "Time of one picture in a stage: transfer (to the board), service (on a worker), total (sent to labelled)",
-            ("stage", "model"),
-            buckets=SECONDS,
-            registry=self._registry,
-        )
-        self._attempts = Counter(
-            "edgesched_attempts",
-            "Attempts that ended, as placement was told",
-            ("device_id", "model", "outcome"),
-            registry=self._registry,
-        )
-        self._decisions = Counter(
-            "edgesched_decisions",
-            "Placement decisions; waits: no device could take the task at once",
-            ("strategy", "outcome"),
-            registry=self._registry,
-        )
+        self._placement = PlacementFigures()
+        self.observe = self._placement.observe
+        """To be told of every placement."""
 
     def routes(self) -> Sequence[Route]:
         return (
@@ -78,21 +65,6 @@ class Metrics:
             ),
         )
 
-    def observe(self, request: PlacementRequest, plan: PlacementPlan) -> None:
-        """Told of every placement."""
-        for sample in request.finished:
-            outcome = "labelled" if sample.succeeded else "failed"
-            self._attempts.labels(sample.device_id, sample.model, outcome).inc()
-            if not sample.succeeded:
-                continue
-            stages = {"transfer": sample.transfer_ms, "service": sample.service_ms, "total": sample.total_ms}
-            for stage, ms in stages.items():
-                if ms is not None:
-                    self._stages.labels(stage, sample.model).observe(ms / 1000)
-        outcomes = Tally((d.strategy, "sent" if d.device_id else "waits") for d in plan.decisions)
-        for (strategy, outcome), count in outcomes.items():
-            self._decisions.labels(strategy, outcome).inc(count)
-
     async def show(self, request: web.Request) -> web.Response:
         stats: TaskStats | None = None
         try:
@@ -101,9 +73,82 @@ class Metrics:
         except (PeerUnavailable, TimeoutError) as error:
             log.warning("metrics.task_manager_away", extra={"cause": str(error) or "timeout"})
         now = CollectorRegistry(auto_describe=False)
+        now.register(self._placement)
         now.register(_Collected((*_of_tasks(stats), *_of_devices(self._fleet.entries()))))
-        body = generate_latest(self._registry) + generate_latest(now)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=generate_latest(now), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+class _Times:
+    """A histogram: how many durations were at most as long as each bound."""
+
+    __slots__ = ("counts", "sum_ms")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_MS) + 1)
+        self.sum_ms = 0.0
+
+    def add(self, ms: float) -> None:
+        self.counts[bisect_left(BOUNDS_MS, ms)] += 1
+        self.sum_ms += ms
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """As Prometheus wants them: bound in seconds -> durations up to it, all shorter ones included."""
+        names = [*(str(bound / 1000) for bound in BOUNDS_MS), "+Inf"]
+        return [(name, float(sum(self.counts[: i + 1]))) for i, name in enumerate(names)]
+
+
+class PlacementFigures(Collector):
+    """What placement requests have told: as many entries as there are devices, models and strategies.
+
+    Counted in plain numbers and given to the library only when somebody scrapes: requests come hundreds of times a
+    second, and the library's own counters and histograms cost more than the decisions that they would count.
+    """
+
+    def __init__(self) -> None:
+        self._times: defaultdict[tuple[str, str], _Times] = defaultdict(_Times)  # by stage and model
+        self._attempts: Counter[tuple[str, str, bool]] = Counter()  # by device, model and success
+        self._decisions: Counter[tuple[str, bool]] = Counter()  # by strategy, and whether a device was found
+
+    def observe(self, request: PlacementRequest, plan: PlacementPlan) -> None:
+        """Told of every placement."""
+        for sample in request.finished:
+            self._attempts[sample.device_id, sample.model, sample.succeeded] += 1
+            if sample.succeeded:
+                self._time(sample)
+        for decision in plan.decisions:
+            self._decisions[decision.strategy, decision.device_id is not None] += 1
+
+    def collect(self) -> Iterable[Metric]:
+        stages = HistogramMetricFamily(
+            "edgesched_stage_seconds",
+            "Time of one picture in a stage: transfer (to the board), service (on a worker), total (sent to labelled)",
+            labels=("stage", "model"),
+        )
+        for labels, times in self._times.items():
+            stages.add_metric(labels, times.buckets(), times.sum_ms / 1000)
+        attempts = CounterMetricFamily(
+            "edgesched_attempts",
+            "Attempts that ended, as placement was told",
+            labels=("device_id", "model", "outcome"),
+        )
+        for (device_id, model, succeeded), count in self._attempts.items():
+            attempts.add_metric((device_id, model, "labelled" if succeeded else "failed"), count)
+        decisions = CounterMetricFamily(
+            "edgesched_decisions",
+            "Placement decisions; waits: no device could take the task at once",
+            labels=("strategy", "outcome"),
+        )
+        for (strategy, is_sent), count in self._decisions.items():
+            decisions.add_metric((strategy, "sent" if is_sent else "waits"), count)
+        return (stages, attempts, decisions)
+
+    def _time(self, sample: FinishedSample) -> None:
+        times, model = self._times, sample.model
+        if sample.transfer_ms is not None:
+            times["transfer", model].add(sample.transfer_ms)
+        if sample.service_ms is not None:
+            times["service", model].add(sample.service_ms)
+        times["total", model].add(sample.total_ms)
 
 
 class _Collected(Collector):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from edgesched.domain.device import DeviceId
 from edgesched.placement.choice import Scores
 from edgesched.placement.filters import FAILED_THERE
-from edgesched.placement.strategies import STRATEGIES
+from edgesched.placement.strategies import Strategy
 from edgesched.placement.view import Lane
 from edgesched.ports import Candidate, TaskToPlace
 
@@ -15,20 +15,20 @@ NO_TERMS: Mapping[str, float] = {}
 
 
 def candidate(
-    task: TaskToPlace, name: str, lane: Lane, scores: Scores, i: int | None, *, explain: bool
+    task: TaskToPlace, strategy: Strategy, lane: Lane, scores: Scores, i: int | None, *, explain: bool
 ) -> Candidate | None:
-    """Device number i as it stands now, before anything is reserved for the task. name: the strategy's."""
+    """Device number i as it stands now, before anything is reserved for the task."""
     if i is None:
         return None
     standing = lane.standings[i]
-    terms = STRATEGIES[name].terms(task, standing) if explain else NO_TERMS
+    terms = strategy.terms(task, standing) if explain else NO_TERMS
     return Candidate(device_id=standing.device.device_id, score=float(scores[i]), terms=terms)
 
 
-def excluded(task: TaskToPlace, name: str, lane: Lane) -> Mapping[DeviceId, str]:
+def excluded(task: TaskToPlace, strategy: Strategy, lane: Lane) -> Mapping[DeviceId, str]:
     """Devices that cannot have the task now. With a strategy that ranks full ones as well they are no exception."""
     told: dict[DeviceId, str] = {}
-    if STRATEGIES[name].excludes_full:
+    if strategy.excludes_full:
         for standing in lane.full(task.size_bytes):
             told[standing.device.device_id] = standing.full_reason(task.size_bytes)
     if task.avoid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgesched.domain.device import Device, Telemetry
@@ -88,14 +89,16 @@ class Standing:
         self.is_reachable = is_reachable
         self.slots = device.profile.slots
         self.refresh(outlook)
+        self.clear()
 
     def refresh(self, outlook: Outlook) -> None:
-        """Take over what is known of the device now; its work in flight is forgotten."""
+        """Take over what is known of the device now; its work in flight has to be counted again."""
         device, memory, now_ms = self.device, self.memory, outlook.now_ms
         self.now_ms = now_ms
         self.breaker_ms = memory.breaker.remaining_ms(now_ms)
         self._services: dict[str, float] = {}
-        self.tie_breaker_s = outlook.tie_breakers.score(device.telemetry) * memory.report_weight(now_ms)
+        used_s = outlook.tie_breakers.score(device.telemetry)
+        self.tie_breaker_s = used_s * memory.report_weight(now_ms) if used_s else 0.0
         self.ms_per_byte = link_ms_per_byte(device, memory, now_ms)
         self.half_trip_ms = round_trip_ms(device) / 2
         self.way_back_ms = self.half_trip_ms + max(0.0, memory.late_ms)
@@ -110,10 +113,13 @@ class Standing:
                 slots=self.slots,
             ),
         )
-        self.clear()
 
     def clear(self) -> None:
         """Nothing is in flight."""
+        self._forget_work()
+        self.settle()
+
+    def _forget_work(self) -> None:
         self.in_flight_tasks = 0
         self.waiting_tasks = 0  # of these: the ones that wait in line for a place here
         self.in_flight_bytes = 0
@@ -122,7 +128,6 @@ class Standing:
         self.link_free_ms = 0.0
         self.slot_free_ms = [0.0] * self.slots
         self._answers: list[float] = []  # when each one is expected, rising
-        self.settle()
 
     # --- what one task costs here ---
 
@@ -145,28 +150,41 @@ class Standing:
 
     # --- work in flight ---
 
-    def add(self, attempt: InFlight) -> None:
-        """Count an attempt that is in flight. `settle` once all are counted.
+    def count(self, attempts: Iterable[InFlight]) -> None:
+        """Forget what was in flight; this is.
 
         An overdue answer is expected to take as long again as it is late: a board that froze then looks ever worse,
         although nothing is heard of it.
         """
-        service_ms = self.service_ms(attempt.model)
-        if attempt.slot is None or attempt.predicted_remaining_ms is None:
-            self.settle()  # reserving needs to know what those before it take
-            self.reserve(attempt.size_bytes, service_ms)
-            return
-        remaining_ms = abs(attempt.predicted_remaining_ms)
-        transfer_ms = attempt.size_bytes * self.ms_per_byte
-        # Work shrinks once the answer is nearer than an idle device's would be.
-        part_left = min(1.0, remaining_ms / (self.half_trip_ms + transfer_ms + service_ms + self.way_back_ms + 1e-9))
-        self.work_ms += part_left * max(transfer_ms, service_ms / self.slots)
-        self.in_flight_tasks += 1
-        self.in_flight_bytes += attempt.size_bytes
-        insort(self._answers, remaining_ms)
-        self.link_free_ms = max(self.link_free_ms, attempt.transfer_remaining_ms or 0.0)
-        slot = attempt.slot % self.slots  # a device may come back with fewer slots
-        self.slot_free_ms[slot] = max(self.slot_free_ms[slot], remaining_ms - self.way_back_ms)
+        self._forget_work()
+        ms_per_byte, slots, slot_free_ms = self.ms_per_byte, self.slots, self.slot_free_ms
+        half_trip_ms, way_back_ms, answers = self.half_trip_ms, self.way_back_ms, self._answers
+        for attempt in attempts:  # the hottest loop of all: once per attempt in flight and request
+            remaining_ms, slot, size_bytes = attempt.predicted_remaining_ms, attempt.slot, attempt.size_bytes
+            service_ms = self.service_ms(attempt.model)
+            if slot is None or remaining_ms is None:
+                self.settle()  # reserving needs to know what those before it take
+                self.reserve(size_bytes, service_ms)
+                continue
+            if remaining_ms < 0:
+                remaining_ms = -remaining_ms
+            transfer_ms, work_ms = size_bytes * ms_per_byte, service_ms / slots
+            if transfer_ms > work_ms:
+                work_ms = transfer_ms
+            unloaded_ms = half_trip_ms + transfer_ms + service_ms + way_back_ms + 1e-9
+            if remaining_ms < unloaded_ms:  # work shrinks once the answer is nearer than an idle device's would be
+                work_ms *= remaining_ms / unloaded_ms
+            self.work_ms += work_ms
+            self.in_flight_tasks += 1
+            self.in_flight_bytes += size_bytes
+            insort(answers, remaining_ms)
+            transfer_left_ms = attempt.transfer_remaining_ms
+            if transfer_left_ms is not None and transfer_left_ms > self.link_free_ms:
+                self.link_free_ms = transfer_left_ms
+            slot %= slots  # a device may come back with fewer slots
+            if remaining_ms - way_back_ms > slot_free_ms[slot]:
+                slot_free_ms[slot] = remaining_ms - way_back_ms
+        self.settle()
 
     def take(self, model: str, size_bytes: int) -> Promise:
         """Reserve link, slot and window for one more task; it is sent as soon as there is a place for it."""

@@ -26,15 +26,18 @@ LOOK = 64
 NO_END = 1 << 62
 
 
-def plan(request: PlacementRequest, fleet: FleetSnapshot, memory: PlacementMemory) -> Sequence[Decision]:
+def plan(
+    request: PlacementRequest, fleet: FleetSnapshot, memory: PlacementMemory, *, default_strategy: str | None = None
+) -> Sequence[Decision]:
     """One decision per task, in the order of the tasks; each one counts the earlier ones.
 
     Tasks of one model are taken as a line, oldest first: with a strategy that waits, those that wait have their places
     reserved before those behind them are looked at.
     memory: learns from `request.finished` and the fleet's reports, and remembers whose turn it was.
+    default_strategy: where the request names none; None means placement's own.
     Raises: InvalidInput if the strategy is not known; the memory is unchanged then.
     """
-    name = strategy_name(request.strategy)
+    name = strategy_name(request.strategy or default_strategy)
     view = memory.look(request, fleet)
     lines: dict[int, _Line] = {}
     decisions: list[Decision] = []
@@ -116,9 +119,9 @@ class _Line:
         second = None
         if first is not None:
             first, second = best_two(task, lane.standings, scores, first, random)
-        chosen = candidate(task, self._name, lane, scores, first, explain=self._explain)
-        runner_up = candidate(task, self._name, lane, scores, second, explain=self._explain)
-        left_out = excluded(task, self._name, lane)
+        chosen = candidate(task, self._strategy, lane, scores, first, explain=self._explain)
+        runner_up = candidate(task, self._strategy, lane, scores, second, explain=self._explain)
+        left_out = excluded(task, self._strategy, lane)
         best, promise, waits_for = None if first is None else lane.standings[first], None, None
         if first is not None and best is not None:
             if task.size_bytes > best.room_bytes:

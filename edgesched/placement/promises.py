@@ -7,6 +7,7 @@ order in which they arrive, on as many slots as it has; so each reply says when 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgesched.domain.device import DeviceId
 from edgesched.domain.task import AttemptId
@@ -29,8 +30,7 @@ class _Work:
         return self.starts_at_ms + self.promise.service_ms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
+class Expected(NamedTuple):
     """What is expected of one attempt now; a negative time has passed already."""
 
     slot: int
@@ -84,13 +84,16 @@ class Promises:
             del self._works[device_id]
 
     def outlook(self, attempt_id: AttemptId, device_id: DeviceId, now_ms: float) -> Expected | None:
-        work = self._works.get(device_id, {}).get(attempt_id)
+        works = self._works.get(device_id)
+        work = works.get(attempt_id) if works is not None else None
         if work is None:
             return None
+        transfer_ms = 0.0 if work.is_here else work.arrives_at_ms - now_ms
+        promise = work.promise
         return Expected(
-            slot=work.slot,
-            remaining_ms=work.ends_at_ms + work.promise.way_back_ms - now_ms,
-            transfer_remaining_ms=0.0 if work.is_here else max(0.0, work.arrives_at_ms - now_ms),
+            work.slot,
+            work.starts_at_ms + promise.service_ms + promise.way_back_ms - now_ms,
+            transfer_ms if transfer_ms > 0.0 else 0.0,
         )
 
 

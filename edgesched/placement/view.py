@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,12 +84,17 @@ class Lane:
             return [standing for standing in self.standings if size_bytes > standing.room_bytes]
         return [self.standings[i] for i in np.flatnonzero(size_bytes > self.columns.room_bytes)]
 
-    def changed(self, standing: Standing) -> None:
+    def learned(self, standing: Standing) -> None:
+        """The device may be faster or slower than was thought."""
         i = self._numbers.get(standing.device.device_id)
         if i is not None:
             self.services_ms[i] = standing.service_ms(self._model)
-            if self.columns is not None:
-                self.columns.set(i, standing, self.services_ms[i])
+
+    def changed(self, standing: Standing) -> None:
+        """The device has more or less to do."""
+        i = self._numbers.get(standing.device.device_id)
+        if i is not None and self.columns is not None:
+            self.columns.set(i, standing, self.services_ms[i])
 
 
 class FleetView:
@@ -116,28 +121,32 @@ class FleetView:
             if was_open != (standing.breaker_ms > 0):
                 self._lanes.clear()
             self._busy[device_id] = standing
+            for lane in self._lanes.values():
+                lane.learned(standing)
 
-    def count_in_flight(self, attempts: Collection[InFlight]) -> None:
+    def count_in_flight(self, attempts: Iterable[InFlight]) -> None:
         """Forget the work of the request before, and count this one's."""
-        idle, self._busy = self._busy, {}
-        for standing in idle.values():
-            standing.clear()
+        flying: dict[DeviceId, list[InFlight]] = {device_id: [] for device_id in self._busy}
         for attempt in attempts:
-            standing_of = self.standings.get(attempt.device_id)
-            if standing_of is not None:
-                standing_of.add(attempt)
-                self._busy[attempt.device_id] = standing_of
-        for standing in self._busy.values():
-            standing.settle()
-        for standing in {**idle, **self._busy}.values():
+            of_device = flying.get(attempt.device_id)
+            if of_device is not None:
+                of_device.append(attempt)
+            elif attempt.device_id in self.standings:
+                flying[attempt.device_id] = [attempt]
+        self._busy = {}
+        for device_id, of_device in flying.items():
+            standing = self.standings[device_id]
+            standing.count(of_device)
+            if of_device:
+                self._busy[device_id] = standing
             self._show(standing)
 
     def has_changed(self, standing: Standing) -> None:
         """The plan gave it something."""
         self._busy[standing.device.device_id] = standing
-        if len(self.standings) >= ARRAYS_FROM:  # else there are no arrays to keep up to date
-            self._show(standing)
+        self._show(standing)
 
     def _show(self, standing: Standing) -> None:
-        for lane in self._lanes.values():
-            lane.changed(standing)
+        if len(self.standings) >= ARRAYS_FROM:  # else there are no arrays to keep up to date
+            for lane in self._lanes.values():
+                lane.changed(standing)

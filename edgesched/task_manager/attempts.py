@@ -13,6 +13,8 @@ from edgesched.domain.task import AttemptId, Task, TaskId
 from edgesched.placement.promises import Promises
 from edgesched.ports import InFlight, Promise
 
+NOT_PROMISED = (None, None, None)
+
 
 @dataclass(slots=True)
 class OpenAttempt:
@@ -88,21 +90,28 @@ class OpenAttempts:
     def overdue(self, now_ms: float, timeout_ms: float) -> Sequence[OpenAttempt]:
         return [a for a in self._by_id.values() if a.elapsed_ms(now_ms) > timeout_ms]
 
-    def snapshot(self, now_ms: float) -> Sequence[InFlight]:
-        return [self._in_flight(attempt, now_ms) for attempt in self._by_id.values()]
+    def is_busy(self, device_id: DeviceId) -> bool:
+        return device_id in self._by_device
 
-    def _in_flight(self, attempt: OpenAttempt, now_ms: float) -> InFlight:
-        expected = self._promises.outlook(attempt.attempt_id, attempt.device_id, now_ms)
-        return InFlight(
-            attempt_id=attempt.attempt_id,
-            device_id=attempt.device_id,
-            model=attempt.task.model,
-            size_bytes=attempt.task.size_bytes,
-            elapsed_ms=attempt.elapsed_ms(now_ms),
-            slot=expected.slot if expected else None,
-            predicted_remaining_ms=expected.remaining_ms if expected else None,
-            transfer_remaining_ms=expected.transfer_remaining_ms if expected else None,
-        )
+    def snapshot(self, now_ms: float) -> Sequence[InFlight]:
+        outlook = self._promises.outlook
+        found: list[InFlight] = []
+        for attempt in self._by_id.values():
+            slot, remaining_ms, transfer_ms = outlook(attempt.attempt_id, attempt.device_id, now_ms) or NOT_PROMISED
+            task = attempt.task
+            found.append(
+                InFlight(
+                    attempt_id=attempt.attempt_id,
+                    device_id=attempt.device_id,
+                    model=task.model,
+                    size_bytes=task.size_bytes,
+                    elapsed_ms=now_ms - attempt.started_at_ms,
+                    slot=slot,
+                    predicted_remaining_ms=remaining_ms,
+                    transfer_remaining_ms=transfer_ms,
+                )
+            )
+        return found
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -143,6 +143,8 @@ class Dispatcher:
         openings: dict[str, int] = {}  # model -> how deep in its line the next task is that finds a device
         while True:
             heads = self._queue.heads(bite, self._clock.monotonic_ms(), models=models)
+            if models is not None and not heads and not openings:
+                return  # all that waited found a device
             plan = await self._ask(heads)
             if plan is None:
                 return

@@ -40,17 +40,19 @@ class Links:
         self._ownership = ownership
         self._attempt_timeout_ms = attempt_timeout_ms
         self._stream_numbers = itertools.count(1)
+        self._seen: Sequence[DeviceRoute] = ()
         self._routes: Mapping[DeviceId, DeviceRoute] = {}
         self._running: dict[DeviceId, _Running] = {}
 
     def follow(self, routes: Sequence[DeviceRoute], listener: LinkListener, tasks: asyncio.TaskGroup) -> None:
         """Take over the newest routes and start what they make necessary."""
-        self._routes = {route.device_id: route for route in routes}
-        for device_id in set(self._running) - set(self._routes):
-            if not self._attempts.of_device(device_id):
+        if routes is not self._seen:  # a gateway in this process hands out the same ones until something changed
+            self._seen, self._routes = routes, {route.device_id: route for route in routes}
+        for device_id in self._running.keys() - self._routes.keys():
+            if not self._attempts.is_busy(device_id):
                 self._running.pop(device_id).task.cancel()
         for route in routes:
-            if route.outbox_count or self._attempts.of_device(route.device_id):
+            if route.outbox_count or self._attempts.is_busy(route.device_id):
                 self._link(route, listener, tasks).want()
 
     def open_to(self, device_id: DeviceId, listener: LinkListener, tasks: asyncio.TaskGroup) -> DeviceLink | None:
@@ -94,6 +96,6 @@ class Links:
     def _is_needed(self, device_id: DeviceId) -> Callable[[], bool]:
         def needed() -> bool:
             route = self._routes.get(device_id)
-            return bool(self._attempts.of_device(device_id)) or (route is not None and route.outbox_count > 0)
+            return self._attempts.is_busy(device_id) or (route is not None and route.outbox_count > 0)
 
         return needed
