@@ -34,13 +34,11 @@ def scores_of(task: TaskToPlace, lane: Lane, strategy: Strategy) -> Scores:
         for i in lane.numbers(task.avoid):
             scores[i] = NEVER
         return scores
-    one, size_bytes = strategy.one, task.size_bytes
-    if strategy.waits:
-        found = [one(size_bytes, s, ms) for s, ms in zip(lane.standings, lane.services_ms, strict=True)]
-    else:
+    found = strategy.few(task.size_bytes, lane.standings, lane.services_ms)
+    if not strategy.waits:
         found = [
-            one(size_bytes, s, ms) if size_bytes <= s.room_bytes else NEVER
-            for s, ms in zip(lane.standings, lane.services_ms, strict=True)
+            score if task.size_bytes <= standing.room_bytes else NEVER
+            for score, standing in zip(found, lane.standings, strict=True)
         ]
     for i in lane.numbers(task.avoid):
         found[i] = NEVER

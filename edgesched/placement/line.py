@@ -47,9 +47,7 @@ def queue_ahead(task: TaskToPlace, lane: Lane, strategy: Strategy) -> QueueAhead
     if lane.columns is not None:
         scores = strategy.many(task.size_bytes, lane.columns)
     else:
-        scores = np.array(
-            [strategy.one(task.size_bytes, s, ms) for s, ms in zip(standings, lane.services_ms, strict=True)]
-        )
+        scores = np.array(strategy.few(task.size_bytes, standings, lane.services_ms))
     idle = scores[has_room].min()
     shares: list[tuple[Standing, int]] = []
     for i in np.flatnonzero(~has_room & (scores < idle)):

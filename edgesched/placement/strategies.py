@@ -1,13 +1,13 @@
 """How devices are compared. The strategies are the table at the end; each is one formula.
 
-A formula is given a task and a device and returns what the device scores: lower is better. `one` is the formula for one
-device, `many` the same formula for arrays of devices (a property test holds them together). The planner asks for all
+A formula is given a task and devices and returns what each device scores: lower is better. `few` goes from device to
+device, `many` is the same formula for arrays of devices (a property test holds them together). The planner asks for all
 devices, takes the best and breaks ties (see `planner.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,9 @@ Terms = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
-    """one: (bytes of the picture, device, its service time in ms for the task's model) -> score."""
+    """few: (bytes of the picture, devices, their service times in ms for the task's model) -> scores."""
 
-    one: Callable[[int, Standing, float], float]
+    few: Callable[[int, Sequence[Standing], Sequence[float]], list[float]]
     many: Callable[[int, Columns], Column]
     terms: Callable[[TaskToPlace, Standing], Terms]
     excludes_full: bool = True  # people are told which devices have no room
@@ -35,7 +35,7 @@ class Strategy:
 # --- load: least work left ---
 
 
-def work_left(size_bytes: int, standing: Standing, service_ms: float) -> float:
+def work_left(size_bytes: int, standings: Sequence[Standing], services_ms: Sequence[float]) -> list[float]:
     """Seconds until the device's bottleneck would be through with this task.
 
     In-flight work, device speed, link and picture size all enter with one unit, so there is nothing to weigh.
@@ -44,9 +44,12 @@ def work_left(size_bytes: int, standing: Standing, service_ms: float) -> float:
     Source: least-work-left dispatching (M. Harchol-Balter, "Performance Modeling and Design of Computer Systems",
     ch. 24), with the bottleneck bound of operational analysis (P. Denning and J. Buzen, 1978) as the unit of work.
     """
-    transfer_ms, share_ms = size_bytes * standing.ms_per_byte, service_ms / standing.slots
-    this_task_ms = transfer_ms if transfer_ms > share_ms else share_ms
-    return (standing.work_ms + this_task_ms) / 1000 + standing.tie_breaker_s
+    scores = []
+    for standing, service_ms in zip(standings, services_ms, strict=True):
+        transfer_ms, share_ms = size_bytes * standing.ms_per_byte, service_ms / standing.slots
+        this_task_ms = transfer_ms if transfer_ms > share_ms else share_ms
+        scores.append((standing.work_ms + this_task_ms) / 1000 + standing.tie_breaker_s)
+    return scores
 
 
 def work_left_of_many(size_bytes: int, columns: Columns) -> Column:
@@ -87,7 +90,7 @@ def finish_ms(size_bytes: int, standing: Standing, service_ms: float) -> float:
     return max(arrival_ms, standing.free_ms) + service_ms + standing.way_back_ms
 
 
-def finish_and_work(size_bytes: int, standing: Standing, service_ms: float) -> float:
+def finish_and_work(size_bytes: int, standings: Sequence[Standing], services_ms: Sequence[float]) -> list[float]:
     """Seconds until this task's answer, plus seconds of work that the device then has left for those behind it.
 
     The first alone is selfish: every task crowds the fastest board, and pictures that need its link later find it
@@ -95,13 +98,16 @@ def finish_and_work(size_bytes: int, standing: Standing, service_ms: float) -> f
     and makespan, on the unlike fleets that the simulator has, and costs nothing on alike ones (docs/placement.md).
     Score: (finish + work in flight + this task's bottleneck time) / 1000.
     """
-    transfer_ms, share_ms = size_bytes * standing.ms_per_byte, service_ms / standing.slots
-    total_ms = standing.ready_ms if size_bytes <= standing.room_bytes else standing.ready_with_place_ms
-    total_ms += transfer_ms
-    if standing.free_ms > total_ms:
-        total_ms = standing.free_ms
-    total_ms += service_ms + standing.way_back_ms + standing.work_ms
-    return (total_ms + (transfer_ms if transfer_ms > share_ms else share_ms)) / 1000
+    scores = []
+    for standing, service_ms in zip(standings, services_ms, strict=True):
+        transfer_ms, share_ms = size_bytes * standing.ms_per_byte, service_ms / standing.slots
+        total_ms = standing.ready_ms if size_bytes <= standing.room_bytes else standing.ready_with_place_ms
+        total_ms += transfer_ms
+        if standing.free_ms > total_ms:
+            total_ms = standing.free_ms
+        total_ms += service_ms + standing.way_back_ms + standing.work_ms
+        scores.append((total_ms + (transfer_ms if transfer_ms > share_ms else share_ms)) / 1000)
+    return scores
 
 
 def finish_and_work_of_many(size_bytes: int, columns: Columns) -> Column:
@@ -132,14 +138,14 @@ def finish_terms(task: TaskToPlace, standing: Standing) -> Terms:
 # --- roundrobin ---
 
 
-def last_turn(size_bytes: int, standing: Standing, service_ms: float) -> float:
+def last_turn(size_bytes: int, standings: Sequence[Standing], services_ms: Sequence[float]) -> list[float]:
     """Round robin: the device whose last turn is longest ago.
 
     Unlike a pointer into a list this stays fair while devices come, go and fill up, and one that was away for long
     gets no flood when it is back.
     Score: number of the device's last turn; 0 if it never had one.
     """
-    return float(standing.memory.last_turn)
+    return [float(standing.memory.last_turn) for standing in standings]
 
 
 def last_turn_of_many(size_bytes: int, columns: Columns) -> Column:
@@ -161,10 +167,10 @@ def _device_terms(task: TaskToPlace, standing: Standing) -> dict[str, float]:
 
 
 STRATEGIES: Mapping[str, Strategy] = {
-    "load": Strategy(one=work_left, many=work_left_of_many, terms=load_terms, waits=True),
-    "roundrobin": Strategy(one=last_turn, many=last_turn_of_many, terms=turn_terms),
+    "load": Strategy(few=work_left, many=work_left_of_many, terms=load_terms, waits=True),
+    "roundrobin": Strategy(few=last_turn, many=last_turn_of_many, terms=turn_terms),
     "fastest": Strategy(
-        one=finish_and_work, many=finish_and_work_of_many, terms=finish_terms, excludes_full=False, waits=True, step=2.0
+        few=finish_and_work, many=finish_and_work_of_many, terms=finish_terms, excludes_full=False, waits=True, step=2.0
     ),
 }
 ALIASES: Mapping[str, str] = {"round_robin": "roundrobin"}

@@ -233,7 +233,7 @@ def test_roundrobin_gives_everyone_the_same(devices: list[Device], bursts: list[
 
 
 @given(st.lists(st.tuples(profiles, st.integers(0, 3)), min_size=1, max_size=6), sizes, st.sampled_from([*STRATEGIES]))
-def test_for_one_device_and_for_many_it_is_the_same_formula(
+def test_for_few_devices_and_for_many_it_is_the_same_formula(
     boards: list[tuple[DeviceProfile, int]], size: int, name: str
 ) -> None:
     outlook = Outlook(now_ms=0.0, typical_bytes=TYPICAL_BYTES, tie_breakers=TieBreakers())
@@ -246,9 +246,9 @@ def test_for_one_device_and_for_many_it_is_the_same_formula(
             standing.take(MODEL, 160_000)
         standings.append(standing)
     services = [standing.service_ms(MODEL) for standing in standings]
-    one = [STRATEGIES[name].one(size, standing, ms) for standing, ms in zip(standings, services, strict=True)]
+    few = STRATEGIES[name].few(size, standings, services)
     many = STRATEGIES[name].many(size, Columns(standings, services))
-    assert [float(score) for score in many] == pytest.approx(one)
+    assert [float(score) for score in many] == pytest.approx(few)
 
 
 @given(situations(), st.integers(0, 2**32))
