@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from agents.boards.emulated import EMULATED_PROFILES, EmulatedBoard
+from agents.boards.emulated import EmulatedBoard
 from agents.boards.kernel import DAVINCI_MANAGER, DEVICE_TREE, TEGRA_RELEASE, compatible_with
 from agents.boards.sensed import SensedBoard
 from edgesched.domain.device import BoardType
+from edgesched.domain.profiles import USUAL_PROFILES
 from edgesched.errors import StartupError
 
 BOARDS: Mapping[BoardType, str] = {  # type -> module:class, imported only on such a board
@@ -81,7 +82,7 @@ def emulated_board(name: str) -> EmulatedBoard:
     """Raises: StartupError listing the boards that can be emulated."""
     try:
         kind = BoardType(name.lower())
-        return EmulatedBoard(kind, EMULATED_PROFILES[kind])
+        return EmulatedBoard(kind, USUAL_PROFILES[kind])
     except (ValueError, KeyError):
-        known = ", ".join(EMULATED_PROFILES)
+        known = ", ".join(USUAL_PROFILES)
         raise StartupError(f"--emulate {name!r}: there is no such profile; use one of {known}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgesched.domain.profiles import USUAL_PROFILES
 from edgesched.errors import StartupError
 from edgesched.local.children import ChildSpec
 
@@ -16,13 +17,11 @@ def parse_boards(text: str) -> Sequence[tuple[str, str]]:
 
     Raises: StartupError.
     """
-    from agents.boards.emulated import EMULATED_PROFILES
-
     boards: list[tuple[str, str]] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         kind, _, count = part.partition(":")
-        if kind not in EMULATED_PROFILES:
-            raise StartupError(f"--emulate {text}: there is no board {kind!r}; use {', '.join(EMULATED_PROFILES)}")
+        if kind not in USUAL_PROFILES:
+            raise StartupError(f"--emulate {text}: there is no board {kind!r}; use {', '.join(USUAL_PROFILES)}")
         if count and not (count.isascii() and count.isdigit() and int(count) > 0):
             raise StartupError(f"--emulate {text}: {part!r} is not a board and a number, like rk3588:2")
         of_kind = sum(1 for known, _ in boards if known == kind)

@@ -1,16 +1,20 @@
-"""Fleets as files: which boards there are, and how fast each one and its link is."""
+"""Fleets as files: which boards there are, and how fast each one and its link is.
+
+What a file does not say of an atlas, orin or rk3588 is as in `edgesched.domain.profiles`.
+"""
 
 from __future__ import annotations
 
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from edgesched.domain.device import BoardType, DeviceId, DeviceProfile
+from edgesched.domain.profiles import USUAL_PROFILES
 from edgesched.errors import InvalidInput
 
 MODEL = "simulated"
@@ -106,20 +110,22 @@ def parse(text: str, *, name: str) -> Fleet:
 def _boards(entry: Mapping[str, Any], where: str, before: int) -> list[Board]:
     try:
         kind = BoardType(entry["board"])
+        usual = asdict(USUAL_PROFILES[kind]) if kind in USUAL_PROFILES else {}
+        known = {**usual, **entry}
         profile = DeviceProfile(
-            slots=entry["slots"],
-            service_ms=_positive(entry["service_ms"]),
-            link_mbps=_positive(entry["link_mbps"]),
-            round_trip_ms=float(entry["round_trip_ms"]),
+            slots=_whole("slots", known["slots"]),
+            service_ms=_positive(known["service_ms"]),
+            link_mbps=_positive(known["link_mbps"]),
+            round_trip_ms=float(known["round_trip_ms"]),
         )
-        count = int(entry.get("count", 1))
-        window_tasks = int(entry.get("window_tasks", 2 * profile.slots + 2))
+        count = _whole("count", entry.get("count", 1))
+        window_tasks = _whole("window_tasks", entry.get("window_tasks", 2 * profile.slots + 2))
     except KeyError as error:
         raise InvalidInput(f"{where}: {error} is missing") from None
     except (TypeError, ValueError, InvalidInput) as error:
         raise InvalidInput(f"{where}: {error}") from error
-    if not 0 < count <= MAX_BOARDS or window_tasks < 1:
-        raise InvalidInput(f"{where}: count must be 1 to {MAX_BOARDS}, and window_tasks 1 or more")
+    if count > MAX_BOARDS:
+        raise InvalidInput(f"{where}: count must be 1 to {MAX_BOARDS}, got {count}")
     return [
         Board(
             device_id=DeviceId(f"{kind}-{before + i + 1}"),
@@ -129,6 +135,12 @@ def _boards(entry: Mapping[str, Any], where: str, before: int) -> list[Board]:
         )
         for i in range(count)
     ]
+
+
+def _whole(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidInput(f"{name} must be a whole number, 1 or more, got {value!r}")
+    return value
 
 
 def _positive(value: object) -> float:

@@ -13,10 +13,11 @@ import aiohttp
 import grpc
 import pytest
 
-from agents.boards.emulated import EMULATED_PROFILES, EmulatedBoard
+from agents.boards.emulated import EmulatedBoard
 from agents.link import LinkMeter
 from agents.registration import Registration, check_advertised, check_gateway_url
 from edgesched.domain.device import BoardType, DeviceProfile, Telemetry
+from edgesched.domain.profiles import USUAL_PROFILES
 from edgesched.errors import StartupError
 from edgesched.rest import DeviceRegistration, Heartbeat
 from edgesched.settings import GatewaySettings
@@ -55,7 +56,7 @@ async def registering(url: str) -> AsyncIterator[tuple[Registration, asyncio.Tas
 
 
 async def test_a_board_tells_what_it_is(tmp_path: Path) -> None:
-    board = EmulatedBoard(BoardType.RK3588, EMULATED_PROFILES[BoardType.RK3588])
+    board = EmulatedBoard(BoardType.RK3588, USUAL_PROFILES[BoardType.RK3588])
     async with running_agent(tmp_path, board=board, workers=2, advertise="example:1") as agent:
         (told,) = agent.gateway.registrations
         assert told["board_type"] == "rk3588"

@@ -11,13 +11,13 @@ import pytest
 
 from agents.boards.base import CpuMeter, memory_used_fraction
 from agents.boards.detect import board_type, detect, emulated_board, evidence, real_board
-from agents.boards.emulated import EMULATED_PROFILES
 from agents.boards.generic import GenericBoard
 from agents.boards.kernel import zone_temperature, zones
 from agents.boards.orin import LOAD_FILES, OrinBoard
 from agents.boards.readings import POWER, TELEMETRY, XPU
 from agents.boards.rk3588 import LOAD_FILE, PROC_LOAD_FILE, Rk3588Board
 from edgesched.domain.device import BoardType
+from edgesched.domain.profiles import USUAL_PROFILES
 from edgesched.errors import StartupError
 
 DEVFREQ = "sys/class/devfreq/fdab0000.npu"
@@ -102,7 +102,7 @@ def test_an_unknown_type_is_refused_and_never_mapped_to_another(name: str) -> No
 
 
 def test_every_profile_can_be_emulated_and_nothing_else() -> None:
-    for kind, profile in EMULATED_PROFILES.items():
+    for kind, profile in USUAL_PROFILES.items():
         board = emulated_board(kind.upper())
         assert (board.board_type, board.profile) == (kind, profile)
     for name in ("generic", "toaster"):

@@ -64,7 +64,13 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "edgesched.demo": {"edgesched.domain", "edgesched.errors", "edgesched.wire", "edgesched.local", "client"}
     | {"numpy", "cv2", "grpc", "rich"},
     "edgesched.local.tied": {"edgesched.cli"},
-    "edgesched.local": {"edgesched.errors", "edgesched.settings", "edgesched.task_manager", "gateway", "agents"},
+    "edgesched.local": {
+        "edgesched.errors",
+        "edgesched.domain",
+        "edgesched.settings",
+        "edgesched.task_manager",
+        "gateway",
+    },
 }
 
 COMMAND_LINE = "edgesched.cli"

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgesched.domain.device import Device, DeviceId
+from edgesched.domain.device import BoardType, Device, DeviceId
+from edgesched.domain.profiles import USUAL_PROFILES
 from edgesched.errors import InvalidInput
 from edgesched.simulation import baselines, bounds, fleets, runs, traces, workload
 from edgesched.simulation.engine import Outcome, Simulation
@@ -135,6 +136,19 @@ def test_every_built_in_fleet_can_be_read() -> None:
     assert len(fleets.load("mixed").boards) == 12
 
 
+def test_simulated_and_emulated_boards_have_the_same_profiles() -> None:
+    for name in ("mixed", "small"):
+        fleet = fleets.load(name)
+        for kind, usual in USUAL_PROFILES.items():
+            assert usual in [board.profile for board in fleet.boards if board.board_type is kind]
+    assert {board.profile for board in fleets.load("small").boards} == set(USUAL_PROFILES.values())
+
+
+def test_what_a_fleet_file_does_not_say_is_as_usual_for_that_board() -> None:
+    fleet = fleets.parse('[[device]]\nboard = "rk3588"\nlink_mbps = 32\n', name="f")
+    assert fleet.boards[0].profile == replace(USUAL_PROFILES[BoardType.RK3588], link_mbps=32)
+
+
 GOOD = '[[device]]\nboard = "orin"\nslots = 1\nservice_ms = 12\nlink_mbps = 320\nround_trip_ms = 3\n'
 
 
@@ -144,7 +158,9 @@ GOOD = '[[device]]\nboard = "orin"\nslots = 1\nservice_ms = 12\nlink_mbps = 320\
         ("", "1 to 10000 devices"),
         ("[[device]\n", "fleet f"),
         (GOOD + "colour = 1\n", "device 1: unknown key 'colour'"),
-        (GOOD.replace("slots = 1\n", ""), "'slots' is missing"),
+        (GOOD.replace("slots = 1\n", "").replace("orin", "generic"), "'slots' is missing"),
+        (GOOD.replace("slots = 1", "slots = 1.5"), "slots must be a whole number, 1 or more, got 1.5"),
+        (GOOD.replace("= 1\n", '= "two"\n'), "slots must be a whole number"),
         (GOOD.replace("320", "nan"), "device 1"),
         (GOOD.replace("orin", "toaster"), "device 1"),
         ('[sizes]\ndistribution = "odd"\n' + GOOD, "no distribution 'odd'"),
