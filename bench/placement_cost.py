@@ -1,16 +1,23 @@
-"""What one decision costs on this machine, for fleets of 10 to 10,000 devices."""
+"""What one decision costs on this machine, for fleets of 10 to 10,000 devices; and a whole call of the gateway's."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
+from edgesched.clock import SystemClock
 from edgesched.domain.device import BoardType, Device, DeviceId, DeviceProfile, DeviceState
 from edgesched.domain.task import AttemptId, TaskId
 from edgesched.placement.fleet import FleetSnapshot
 from edgesched.placement.memory import PlacementMemory
 from edgesched.placement.planner import plan
-from edgesched.ports import InFlight, PlacementRequest, TaskToPlace
+from edgesched.placement.promises import Promises
+from edgesched.ports import FinishedSample, InFlight, PlacementRequest, TaskToPlace
+from gateway.activity import Activity, ObservedPlacement
+from gateway.metrics import PlacementFigures
 
 MODEL = "m"
 BATCH = 64
@@ -79,3 +86,87 @@ def median_us(count: int) -> tuple[float, float]:
             into.append((time.thread_time_ns() - began) / 1000)
     whole = median(singles)
     return (median(batches) - whole) / (BATCH - 1), whole
+
+
+CALL_DEVICES, CALL_IN_FLIGHT, CALLS = 10, 20, 1_500
+
+
+class StillFleet:
+    """In place of the registry: devices that never change."""
+
+    version = 0
+
+    def snapshot(self) -> FleetSnapshot:
+        return FleetSnapshot(devices=fleet(CALL_DEVICES))
+
+
+def call_us(tasks: int) -> float:
+    """Microseconds of a call of the gateway's placement as the dispatcher makes it: so many tasks, as many samples of
+    what ended since the last call, everybody who observes placement, and `CALL_IN_FLIGHT` attempts in flight."""
+    clock, registry, memory = SystemClock(), StillFleet(), PlacementMemory()
+    for device in fleet(CALL_DEVICES):
+        memory.of(device).completed = 1_000
+    anything: Any = registry
+    placement = ObservedPlacement(anything, memory, None, clock)
+    placement.observers = (Activity(clock).observe, PlacementFigures().observe)
+    return asyncio.run(_calls(placement, clock, tasks))
+
+
+async def _calls(placement: ObservedPlacement, clock: SystemClock, tasks: int) -> float:
+    promises, spent = Promises(), []
+    open_: dict[AttemptId, tuple[DeviceId, TaskToPlace, float]] = {}
+    finished: Sequence[FinishedSample] = ()
+    for call in range(CALLS):
+        now_ms = clock.monotonic_ms()
+        asked = PlacementRequest(
+            tasks=[
+                TaskToPlace(task_id=TaskId(f"t{call}-{i}"), model=MODEL, size_bytes=50_000 + 7_000 * (call % 60))
+                for i in range(tasks)
+            ],
+            in_flight=[_in_flight(promises, a, *open_[a], now_ms) for a in open_],
+            finished=finished,
+            explain=False,
+        )
+        began = time.thread_time_ns()
+        plan_ = await placement.place(asked)
+        spent.append((time.thread_time_ns() - began) / 1000)
+        for task, decision in zip(asked.tasks, plan_.decisions, strict=True):
+            if decision.device_id is not None and decision.promise is not None:
+                attempt_id = AttemptId(task.task_id)
+                promises.add(attempt_id, decision.device_id, decision.promise, now_ms)
+                open_[attempt_id] = (decision.device_id, task, now_ms)
+        oldest = list(open_)[: max(0, len(open_) - CALL_IN_FLIGHT)]
+        finished = [_finished(promises, attempt_id, *open_.pop(attempt_id), now_ms) for attempt_id in oldest]
+    return median(spent)
+
+
+def _in_flight(
+    promises: Promises, attempt_id: AttemptId, device_id: DeviceId, task: TaskToPlace, sent_at_ms: float, now_ms: float
+) -> InFlight:
+    expected = promises.outlook(attempt_id, device_id, now_ms)
+    return InFlight(
+        attempt_id=attempt_id,
+        device_id=device_id,
+        model=MODEL,
+        size_bytes=task.size_bytes,
+        elapsed_ms=now_ms - sent_at_ms,
+        slot=expected.slot if expected else None,
+        predicted_remaining_ms=expected.remaining_ms if expected else None,
+        transfer_remaining_ms=expected.transfer_remaining_ms if expected else None,
+    )
+
+
+def _finished(
+    promises: Promises, attempt_id: AttemptId, device_id: DeviceId, task: TaskToPlace, sent_at_ms: float, now_ms: float
+) -> FinishedSample:
+    promises.ended(attempt_id, device_id, now_ms)
+    return FinishedSample(
+        device_id=device_id,
+        model=MODEL,
+        size_bytes=task.size_bytes,
+        service_ms=20.0,
+        transfer_ms=8.0,
+        total_ms=40.0,
+        succeeded=True,
+        predicted_ms=40.0,
+    )
