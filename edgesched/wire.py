@@ -5,6 +5,7 @@ Reading validates: a message that breaks the contract raises InvalidInput. Writi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from edgesched.domain.detection import Detection
@@ -130,7 +131,9 @@ def timings_to_pb(timings: Timings) -> types.Timings:
 
 
 def timings(message: types.Timings) -> Timings:
-    return Timings(**{name: getattr(message, name) for name in _TIMING_FIELDS if message.HasField(name)})
+    """They come from boards: what is no duration is not known."""
+    told = {name: getattr(message, name) for name in _TIMING_FIELDS if message.HasField(name)}
+    return Timings(**{name: ms for name, ms in told.items() if math.isfinite(ms) and ms >= 0})
 
 
 def result_to_pb(result: Result) -> types.Result:

@@ -24,6 +24,9 @@ TYPICAL_PICTURE_BYTES = 160_000
 MAX_TASKS_PER_REQUEST = 10_000
 LONGEST_SHOWN, MOST_SHOWN = 40, 8
 
+OF_ATTEMPT = ("elapsed_ms", "predicted_remaining_ms", "transfer_remaining_ms")
+OF_SAMPLE = ("service_ms", "transfer_ms", "total_ms", "predicted_ms")
+
 ASSUMPTION = "as if nothing were in flight: only the task manager knows what is, and says so with each of its requests"
 
 
@@ -156,5 +159,12 @@ def _check(request: PlacementRequest) -> None:
             if not 0 <= size_bytes <= LARGEST_NUMBER:
                 raise InvalidInput(f"{name}.{i}.size_bytes must be from 0 to {LARGEST_NUMBER}, got {size_bytes}")
     for i, attempt in enumerate(request.in_flight):
-        if not math.isfinite(attempt.elapsed_ms) or attempt.elapsed_ms < 0:
-            raise InvalidInput(f"in_flight.{i}.elapsed_ms must be a finite number, 0 or more, got {attempt.elapsed_ms}")
+        if attempt.elapsed_ms < 0:
+            raise InvalidInput(f"in_flight.{i}.elapsed_ms must be 0 or more, got {attempt.elapsed_ms}")
+    durations = (("in_flight", request.in_flight, OF_ATTEMPT), ("finished", request.finished, OF_SAMPLE))
+    for name, entries, fields in durations:
+        for i, entry in enumerate(entries):
+            for field in fields:
+                ms = getattr(entry, field)
+                if ms is not None and not math.isfinite(ms):
+                    raise InvalidInput(f"{name}.{i}.{field} must be a finite number, got {ms}")

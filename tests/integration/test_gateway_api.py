@@ -134,6 +134,16 @@ TASK = b'{"task_id":"t","model":"m","size_bytes":1}'
             b'{"tasks":[],"in_flight":[{"attempt_id":"a","device_id":"d","model":"m","size_bytes":1,"elapsed_ms":NaN}]}',
             "in_flight.0.elapsed_ms",
         ),
+        (
+            b'{"tasks":[],"in_flight":[{"attempt_id":"a","device_id":"d","model":"m","size_bytes":1,"elapsed_ms":1,'
+            b'"slot":0,"predicted_remaining_ms":NaN}]}',
+            "in_flight.0.predicted_remaining_ms",
+        ),
+        (
+            b'{"tasks":[],"in_flight":[],"finished":[{"device_id":"d","model":"m","size_bytes":1,"service_ms":1e999,'
+            b'"transfer_ms":null,"total_ms":1,"succeeded":true}]}',
+            "finished.0.service_ms",
+        ),
         (b'{"tasks":[' + TASK + b'],"in_flight":[],"strategy":"greedy"}', "load, roundrobin"),
         (b'{"strategy":"greedy"}', "load, roundrobin"),
         (b'{"size_bytes":"big"}', "size_bytes"),
