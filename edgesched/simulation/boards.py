@@ -51,6 +51,7 @@ class SimulatedBoard:
         self.declared = board.profile
         self.mbps = board.profile.link_mbps
         self.slowdown = 1.0
+        self.others = 0.0  # part of the board that somebody else uses
         self.fails_fast = False
         self.is_alive = True
         self.boots = 1
@@ -116,6 +117,7 @@ class SimulatedBoard:
             return
         span_ms = max(1e-9, self._now() - self._reported_at_ms)
         used = min(1.0, (self.busy_ms - self._busy_before_ms) / (span_ms * self.board.profile.slots))
+        used += (1.0 - used) * self.others  # also while we do nothing
         self._busy_before_ms, self._reported_at_ms = self.busy_ms, self._now()
         self._telemetry = Telemetry(
             cpu_used_fraction=0.1 + 0.3 * used,
@@ -136,7 +138,8 @@ class SimulatedBoard:
         while self._waiting and self._running < self.board.profile.slots and self._now() >= self._frozen_until_ms:
             attempt = self._waiting.popleft()
             self._running += 1
-            attempt.service_ms = self.board.profile.service_ms * self.slowdown * attempt.picture.effort
+            alone_ms = self.board.profile.service_ms * self.slowdown * attempt.picture.effort
+            attempt.service_ms = alone_ms / (1.0 - self.others)
             if self.fails_fast:
                 attempt.service_ms, attempt.ok = FAIL_MS, False
             self._after(attempt.service_ms, self._ends, attempt)

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgesched.domain.device import Device, DeviceId
 from edgesched.simulation.boards import Attempt, SimulatedBoard
-from edgesched.simulation.faults import Fault, begin, mend
+from edgesched.simulation.faults import FAULTS, Fault
 from edgesched.simulation.fleets import Fleet
 from edgesched.simulation.master import Master
 from edgesched.simulation.workload import Picture
@@ -161,7 +161,7 @@ class Simulation:
 
     def _fault_begins(self, fault: Fault) -> None:
         board = self._boards[fault.board]
-        begin(fault, board)
+        FAULTS[fault.kind].begin(board, fault.amount)
         if fault.kind == "freezes":
             self.after(fault.amount * 1000.0, lambda _: board.thaw(), None)
         if fault.kind == "dies":
@@ -172,7 +172,7 @@ class Simulation:
 
     def _fault_ends(self, fault: Fault) -> None:
         board = self._boards[fault.board]
-        mend(board)
+        FAULTS[fault.kind].mend(board)
         self._gives_up_on(board)
         self._master.unreachable.discard(board.board.device_id)
         self._tell_fleet()

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from edgesched.errors import InvalidInput
 from edgesched.simulation.boards import SimulatedBoard
 
+MOST_SHARED = 0.9
+"""Of a board that somebody else uses as well, so much at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -24,12 +27,32 @@ class Fault:
             raise InvalidInput(f"there is no fault {self.kind!r}; use {', '.join(FAULTS)}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a fault does to a board when it begins, given its amount, and what undoes it."""
+
+    begin: Callable[[SimulatedBoard, float], None]
+    mend: Callable[[SimulatedBoard], None]
+
+
+def _set(name: str, value: object) -> Callable[[SimulatedBoard], None]:
+    return lambda board: setattr(board, name, value)
+
+
 def _slows(board: SimulatedBoard, factor: float) -> None:
     board.slowdown = factor
 
 
+def _is_shared(board: SimulatedBoard, fraction: float) -> None:
+    board.others = min(MOST_SHARED, fraction)
+
+
 def _link_drops(board: SimulatedBoard, factor: float) -> None:
     board.mbps = board.board.profile.link_mbps / factor
+
+
+def _link_recovers(board: SimulatedBoard) -> None:
+    board.mbps = board.board.profile.link_mbps
 
 
 def _fails_fast(board: SimulatedBoard, amount: float) -> None:
@@ -40,6 +63,10 @@ def _freezes(board: SimulatedBoard, seconds: float) -> None:
     board.freeze(seconds * 1000.0)
 
 
+def _thaws(board: SimulatedBoard) -> None:
+    """By itself, when its time is over."""
+
+
 def _dies(board: SimulatedBoard, amount: float) -> None:
     board.die()
 
@@ -48,21 +75,12 @@ def _reports_freeze(board: SimulatedBoard, amount: float) -> None:
     board.reports_frozen = True
 
 
-FAULTS: Mapping[str, Callable[[SimulatedBoard, float], None]] = {
-    "slows": _slows,  # amount: how many times slower
-    "link-drops": _link_drops,  # amount: how many times slower
-    "fails-fast": _fails_fast,
-    "freezes": _freezes,  # amount: seconds
-    "dies": _dies,
-    "reports-freeze": _reports_freeze,
+FAULTS: Mapping[str, Kind] = {
+    "slows": Kind(begin=_slows, mend=_set("slowdown", 1.0)),  # amount: how many times slower
+    "is-shared": Kind(begin=_is_shared, mend=_set("others", 0.0)),  # amount: part that somebody else uses, 0..0.9
+    "link-drops": Kind(begin=_link_drops, mend=_link_recovers),  # amount: how many times slower
+    "fails-fast": Kind(begin=_fails_fast, mend=_set("fails_fast", False)),
+    "freezes": Kind(begin=_freezes, mend=_thaws),  # amount: seconds
+    "dies": Kind(begin=_dies, mend=_set("is_alive", True)),
+    "reports-freeze": Kind(begin=_reports_freeze, mend=_set("reports_frozen", False)),
 }
-
-
-def begin(fault: Fault, board: SimulatedBoard) -> None:
-    FAULTS[fault.kind](board, fault.amount)
-
-
-def mend(board: SimulatedBoard) -> None:
-    board.slowdown, board.mbps = 1.0, board.board.profile.link_mbps
-    board.fails_fast = board.reports_frozen = False
-    board.is_alive = True
