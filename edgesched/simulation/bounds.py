@@ -20,7 +20,8 @@ def capacity_per_s(fleet: Fleet, sizes: Sequence[int]) -> float:
     its link and its slots alike. Nothing that really happens (whole pictures, chance, delay) makes it higher.
     Source: the fluid relaxation of scheduling on unrelated machines (Lenstra, Shmoys and Tardos, 1990).
     """
-    classes = [float(np.mean(part)) for part in np.array_split(np.sort(np.asarray(sizes, dtype=float)), SIZE_CLASSES)]
+    parts = min(SIZE_CLASSES, len(sizes))
+    classes = [float(np.mean(part)) for part in np.array_split(np.sort(np.asarray(sizes, dtype=float)), parts)]
     kinds: dict[tuple[float, float], int] = {}  # (bytes per ms, ms of all slots per picture) -> boards
     for board in fleet.boards:
         key = (board.profile.link_mbps * 125.0, board.profile.service_ms / board.profile.slots)

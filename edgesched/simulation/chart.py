@@ -44,7 +44,7 @@ def _distribution(latencies_ms: Mapping[str, Sequence[float]]) -> list[str]:
     def y(part: float) -> float:
         return MARGIN + PLOT_H * (1 - part)
 
-    for power in range(math.ceil(low), math.floor(high) + 1):
+    for power in range(math.floor(low), math.floor(high) + 1):
         for factor in (1, 2, 5):
             if low <= (at := power + math.log10(factor)) <= high:
                 parts += _tick_below(x(10**at), f"{10**at:g}")
@@ -106,8 +106,9 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
 
 
 def _legend(i: int, name: str) -> list[str]:
-    y = MARGIN + 16 + 18 * i
+    """In one row above the frame, where nothing is drawn over it."""
+    x, y = MARGIN + i * PLOT_W / len(COLOURS), MARGIN - 10
     return [
-        f'<rect x="{MARGIN + 10}" y="{y - 9}" width="10" height="10" fill="{COLOURS[i % len(COLOURS)]}"/>',
-        f'<text x="{MARGIN + 26}" y="{y}">{html.escape(name)}</text>',
+        f'<rect x="{x:.0f}" y="{y - 9}" width="10" height="10" fill="{COLOURS[i % len(COLOURS)]}"/>',
+        f'<text x="{x + 15:.0f}" y="{y}" font-size="12">{html.escape(name)}</text>',
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgesched.domain.device import Device, DeviceId
@@ -51,8 +51,11 @@ class Simulation:
         faults: Sequence[Fault] = (),
         joins_at_ms: Mapping[int, float] | None = None,
         says: Callable[[Device], Device] = lambda device: device,
+        clients: int | None = None,
     ) -> None:
-        """joins_at_ms: number of a board -> when it appears. says: what a device tells of itself, if not the truth."""
+        """joins_at_ms: number of a board -> when it appears. says: what a device tells of itself, if not the truth.
+        clients: a closed loop; so many send their next picture when their last one has ended, whatever its instant.
+        """
         self.now_ms = 0.0
         self._heap: list[Event] = []
         self._order = itertools.count()
@@ -67,7 +70,8 @@ class Simulation:
         self._is_awake = False
         self._open = len(pictures)
         self.outcome = Outcome([None] * len(pictures), devices=[None] * len(pictures))
-        for number, picture in enumerate(pictures):
+        self._following = iter(enumerate(pictures[clients:], clients) if clients else ())
+        for number, picture in enumerate(pictures[:clients]):
             self._at(picture.at_ms, self._arrives, (number, picture))
         for number, at_ms in (joins_at_ms or {}).items():
             self._at(at_ms, self._joins, number)
@@ -103,6 +107,12 @@ class Simulation:
         self._master.offer(*numbered)
         self._wake()
 
+    def _is_settled(self) -> None:
+        """One picture has its answer, or is lost: in a closed loop its client sends the next one."""
+        self._open -= 1
+        for number, picture in itertools.islice(self._following, 1):
+            self._arrives((number, replace(picture, at_ms=self.now_ms)))
+
     def _wake(self) -> None:
         """The dispatcher decides once for everything that happened at one instant."""
         if not self._is_awake:
@@ -126,7 +136,7 @@ class Simulation:
         if attempt.ok:
             self.outcome.latencies_ms[attempt.number] = self.now_ms - attempt.picture.at_ms
             self.outcome.devices[attempt.number] = self._numbers[attempt.device_id]
-            self._open -= 1
+            self._is_settled()
         else:
             self._tries_again(attempt)
         self._wake()
@@ -134,7 +144,7 @@ class Simulation:
     def _tries_again(self, attempt: Attempt) -> None:
         delay_ms = self._master.retry_after_failure(attempt)
         if delay_ms is None:
-            self._open -= 1
+            self._is_settled()
         else:
             self.after(delay_ms, self._requeue, attempt)
 

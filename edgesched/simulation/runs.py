@@ -37,8 +37,20 @@ class Run:
         return 1000 * len(self.latencies_ms) / self.ended_at_ms if self.ended_at_ms else 0.0
 
 
-def run(fleet: Fleet, pictures: Sequence[Picture], name: str, *, seed: int = 0, faults: Sequence[Fault] = ()) -> Run:
-    """name: a strategy, or a baseline or an oracle (which know no faults). Raises: InvalidInput."""
+def run(
+    fleet: Fleet,
+    pictures: Sequence[Picture],
+    name: str,
+    *,
+    seed: int = 0,
+    faults: Sequence[Fault] = (),
+    clients: int | None = None,
+) -> Run:
+    """name: a strategy, or a baseline or an oracle, which know no faults and no closed loop.
+
+    clients: see `Simulation`.
+    Raises: InvalidInput.
+    """
     if not pictures:
         raise InvalidInput("no picture arrives: more --seconds or a higher --load are needed")
     rule = BASELINES.get(name) or ORACLES.get(name)
@@ -48,7 +60,7 @@ def run(fleet: Fleet, pictures: Sequence[Picture], name: str, *, seed: int = 0, 
         except InvalidInput:
             names = ", ".join((*STRATEGIES, *BASELINES, *ORACLES))
             raise InvalidInput(f"there is no strategy {name!r}; use one of: {names}") from None
-        outcome = Simulation(fleet, pictures, known, seed=seed, faults=faults).run()
+        outcome = Simulation(fleet, pictures, known, seed=seed, faults=faults, clients=clients).run()
         answered = [ms for ms in outcome.latencies_ms if ms is not None]
         return Run(
             strategy=known,
@@ -58,15 +70,18 @@ def run(fleet: Fleet, pictures: Sequence[Picture], name: str, *, seed: int = 0, 
             busy=outcome.busy_fractions,
         )
     if faults:
-        raise InvalidInput(f"{name} is compared on healthy boards only; leave --fault out, or the baseline")
+        raise InvalidInput(f"{name} is compared on healthy boards only; leave --fault out, or {name}")
+    if clients is not None:
+        raise InvalidInput(f"{name} decides when a picture arrives, before any answer; leave --clients out, or {name}")
     latencies = latencies_ms(fleet, pictures, rule, seed=seed)
     ended_at_ms = max(p.at_ms + ms for p, ms in zip(pictures, latencies, strict=True))
     return Run(strategy=name, latencies_ms=latencies, lost=0, ended_at_ms=ended_at_ms, busy=())
 
 
-def capacity_per_s(fleet: Fleet) -> float:
-    """The fluid bound for pictures of the fleet's own sizes."""
-    return bounds.capacity_per_s(fleet, [fleet.sizes.at((i + 0.5) / SIZES_SEEN) for i in range(SIZES_SEEN)])
+def capacity_per_s(fleet: Fleet, pictures: Sequence[Picture] = ()) -> float:
+    """The fluid bound for such pictures; if there are none, for pictures of the fleet's own sizes."""
+    sizes = [picture.size_bytes for picture in pictures]
+    return bounds.capacity_per_s(fleet, sizes or [fleet.sizes.at((i + 0.5) / SIZES_SEEN) for i in range(SIZES_SEEN)])
 
 
 def parse_fault(text: str, fleet: Fleet) -> Fault:

@@ -65,6 +65,47 @@ def test_names_and_order_of_boards_change_nothing_but_ties() -> None:
         assert values[0] == pytest.approx(values[1], rel=0.05)
 
 
+def test_in_a_closed_loop_no_more_pictures_are_under_way_than_there_are_clients() -> None:
+    some = workload.burst(200, SMALL.sizes, at_ms=0.0, service_cv=0.0, random=Random(1))
+    alone = Simulation(SMALL, some, "fastest", seed=3, clients=1).run()
+    assert None not in alone.latencies_ms
+    assert sum(ms or 0.0 for ms in alone.latencies_ms) == pytest.approx(alone.ended_at_ms)  # one after the other
+    many = Simulation(SMALL, some, "fastest", seed=3, clients=20).run()
+    assert many.ended_at_ms < alone.ended_at_ms / 2
+
+
+def test_a_lost_picture_does_not_end_its_clients_loop() -> None:
+    some = workload.burst(60, SMALL.sizes, at_ms=0.0, service_cv=0.0, random=Random(1))
+    faults = [Fault(kind="fails-fast", board=i, at_ms=0.0, until_ms=4_000.0) for i in range(3)]
+    outcome = Simulation(SMALL, some, "load", seed=3, clients=2, faults=faults).run()
+    assert 0 < outcome.latencies_ms.count(None) < 60
+
+
+@pytest.mark.parametrize("name", ["greedy", "predecessor"])
+def test_a_baseline_knows_no_closed_loop(name: str) -> None:
+    with pytest.raises(InvalidInput, match="leave --clients out"):
+        runs.run(SMALL, pictures(), name, clients=2)
+
+
+def test_a_board_that_somebody_else_uses_is_slower_and_says_that_it_is_busy() -> None:
+    alone = replace(SMALL, boards=SMALL.boards[:1])
+    fault = Fault(kind="is-shared", board=0, at_ms=0.0, amount=0.5)
+    some = [Picture(at_ms=200.0 * i, size_bytes=50_000, effort=1.0) for i in range(10)]
+    calm, shared = (Simulation(alone, some, "load", faults=faults).run() for faults in ([], [fault]))
+    service_ms = alone.boards[0].profile.service_ms
+    for before, after in zip(calm.latencies_ms, shared.latencies_ms, strict=True):
+        assert (after or 0.0) - (before or 0.0) == pytest.approx(service_ms)
+
+
+def test_mending_one_fault_leaves_the_others_as_they_are() -> None:
+    alone = replace(SMALL, boards=SMALL.boards[:1])
+    some = [Picture(at_ms=1_000.0, size_bytes=50_000, effort=1.0)]
+    slow = Fault(kind="slows", board=0, at_ms=0.0, amount=3.0)
+    gone = Fault(kind="link-drops", board=0, at_ms=0.0, until_ms=500.0, amount=9.0)
+    (ms,) = Simulation(alone, some, "load", faults=[slow, gone]).run().latencies_ms
+    assert ms == pytest.approx(1.0 + 0.5 + 3 * 8.0)
+
+
 # -- what production placement does there
 
 
@@ -188,6 +229,11 @@ def test_a_trace_is_read_oldest_first_from_zero(text: str) -> None:
 def test_a_trace_that_is_wrong_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         traces.parse(text)
+
+
+def test_the_bound_is_of_the_pictures_that_arrive() -> None:
+    large = [Picture(at_ms=0.0, size_bytes=5_000_000, effort=1.0)]
+    assert runs.capacity_per_s(SMALL, large) < runs.capacity_per_s(SMALL) / 2
 
 
 def test_a_fault_names_its_board_by_number_or_name() -> None:
