@@ -12,6 +12,9 @@ from edgesched.errors import InvalidInput
 
 DeviceId = NewType("DeviceId", str)
 
+MAX_SLOTS = 256
+"""Placement keeps account of every slot: a device must not be able to claim any number of them."""
+
 
 class BoardType(StrEnum):
     ATLAS = "atlas"
@@ -38,8 +41,8 @@ class DeviceProfile:
     round_trip_ms: float
 
     def __post_init__(self) -> None:
-        if self.slots < 1:
-            raise InvalidInput(f"slots must be 1 or more, got {self.slots}")
+        if not 1 <= self.slots <= MAX_SLOTS:
+            raise InvalidInput(f"slots must be 1 to {MAX_SLOTS}, got {self.slots}")
         for name in ("service_ms", "link_mbps", "round_trip_ms"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from edgesched.domain.device import Device, DeviceId
@@ -54,20 +56,28 @@ class PlacementMemory:
         outlook = Outlook(now_ms=fleet.at_ms, typical_bytes=self._typical_bytes, tie_breakers=self._tie_breakers)
         if is_stale:
             self._unreachable, self._looked_at_ms = request.unreachable, fleet.at_ms
-            self._view = self._fresh_view(fleet, outlook)
+            self._view = self._fresh_view(fleet, outlook, self.of)
         else:
             self._view.refresh(changed, outlook)
         self._view.count_in_flight(request.in_flight)
         return self._view
 
     def idle_view(self, fleet: FleetSnapshot) -> FleetView:
-        """The fleet as if nothing were in flight. Learns nothing."""
-        outlook = Outlook(now_ms=fleet.at_ms, typical_bytes=self._typical_bytes, tie_breakers=self._tie_breakers)
-        return self._fresh_view(fleet, outlook)
+        """The fleet as if nothing were in flight, its newest reports heard. Learns nothing."""
 
-    def _fresh_view(self, fleet: FleetSnapshot, outlook: Outlook) -> FleetView:
+        def foreseen(device: Device) -> DeviceMemory:
+            memory = replace(self.of(device))
+            memory.hear(device, fleet.at_ms)
+            return memory
+
+        outlook = Outlook(now_ms=fleet.at_ms, typical_bytes=self._typical_bytes, tie_breakers=self._tie_breakers)
+        return self._fresh_view(fleet, outlook, foreseen)
+
+    def _fresh_view(
+        self, fleet: FleetSnapshot, outlook: Outlook, memory_of: Callable[[Device], DeviceMemory]
+    ) -> FleetView:
         return FleetView(
-            Standing(device, self.of(device), outlook, is_reachable=device.device_id not in self._unreachable)
+            Standing(device, memory_of(device), outlook, is_reachable=device.device_id not in self._unreachable)
             for device in fleet.devices
         )
 

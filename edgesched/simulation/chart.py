@@ -78,7 +78,7 @@ def _utilisation(busy: Mapping[str, Sequence[float]], boards: Sequence[str]) -> 
                 f'fill="{COLOURS[i % len(COLOURS)]}"><title>{told}</title></rect>'
             )
         parts += _legend(i, name)
-    step = max(1, math.ceil(len(boards) / 14))
+    step = max(1, math.ceil(len(boards) / 10))
     for j in range(0, len(boards), step):
         parts += _tick_below(MARGIN + (j + 0.5) * group, boards[j])
     return parts

@@ -78,6 +78,16 @@ async def test_a_post_without_tasks_is_a_dry_run_whose_query_wins(two_boards: Ga
     assert answer.body["strategy"] == "load"
 
 
+async def test_the_weights_of_the_tie_breakers_are_settings() -> None:
+    used = {"cpu_used_fraction": 0.5, "xpu_used_fraction": 1.0}
+    async with gateway_under_test(load_cpu_weight=0.01, load_xpu_weight=0.0) as gateway, agent_port() as port:
+        await gateway.register("d", port)
+        await gateway.heartbeat("d", telemetry=used)
+        terms = (await gateway.call("GET", "/schedule", strategy="load")).body["chosen"]["terms"]
+    assert terms["tie_breaker_s"] == pytest.approx(0.005)
+    assert {name: terms[name] for name in used} == used
+
+
 async def test_no_device_for_a_dry_run_is_503_with_every_reason(two_boards: GatewayUnderTest) -> None:
     answer = await two_boards.call("GET", "/schedule", model="unheard-of")
     assert answer.status == 503

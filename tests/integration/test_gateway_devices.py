@@ -184,7 +184,11 @@ async def test_of_two_agents_that_register_one_id_at_once_only_one_wins(gateway:
         ({"profile": {"slots": 3}}, ["profile.service_ms", "profile.link_mbps"]),
         (
             {"profile": {"slots": 0, "service_ms": 1.0, "link_mbps": 1.0, "round_trip_ms": 1.0}},
-            ["slots must be 1 or more"],
+            ["slots must be 1 to 256, got 0"],
+        ),
+        (
+            {"profile": {"slots": 1_000_000_000, "service_ms": 1.0, "link_mbps": 1.0, "round_trip_ms": 1.0}},
+            ["slots must be 1 to 256"],
         ),
         (
             {"profile": {"slots": 1, "service_ms": 1.0, "link_mbps": 0.0, "round_trip_ms": 1.0}},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -20,7 +22,7 @@ from edgesched.placement.strategies import STRATEGIES
 from edgesched.placement.view import Columns
 from edgesched.placement.window import TYPICAL_BYTES
 from edgesched.ports import InFlight, PlacementRequest, TaskToPlace
-from tests.support.fleets import MODEL, acquainted, device, fleet, in_flight, request, task
+from tests.support.fleets import MODEL, acquainted, device, finished, fleet, in_flight, request, task
 
 fractions = st.none() | st.floats(0, 1)
 profiles = st.builds(
@@ -249,6 +251,37 @@ def test_for_few_devices_and_for_many_it_is_the_same_formula(
     few = STRATEGIES[name].few(size, standings, services)
     many = STRATEGIES[name].many(size, Columns(standings, services))
     assert [float(score) for score in many] == pytest.approx(few)
+
+
+SCORES: Mapping[str, Callable[[Mapping[str, float]], float]] = {
+    "load": lambda terms: (terms["work_in_flight_ms"] + terms["this_task_ms"]) / 1000 + terms["tie_breaker_s"],
+    "fastest": lambda terms: (terms["finish_ms"] + terms["work_in_flight_ms"] + terms["this_task_ms"]) / 1000,
+    "roundrobin": lambda terms: terms["last_turn"],
+}
+
+
+@given(situations())
+def test_the_terms_that_people_see_add_up_to_the_score(situation: tuple[list[Device], PlacementRequest]) -> None:
+    devices, asked = situation
+    for decision in plan(asked, fleet(*devices), acquainted(*devices)):
+        for one in (decision.chosen, decision.runner_up):
+            if one is not None:
+                assert one.score == pytest.approx(SCORES[decision.strategy](one.terms))
+
+
+@given(situations(), st.floats(-1e9, 1e9))
+def test_a_clock_that_jumps_is_no_reason_to_fail(
+    situation: tuple[list[Device], PlacementRequest], jump_ms: float
+) -> None:
+    devices, asked = situation
+    memory = acquainted(*devices)
+    ended = [
+        finished(d.device_id, service_ms=20.0, transfer_ms=9.0, succeeded=i % 2 == 0) for i, d in enumerate(devices)
+    ]
+    for at_ms in (0.0, jump_ms):
+        decisions = plan(replace(asked, finished=ended), replace(fleet(*devices), at_ms=at_ms), memory)
+        for decision in decisions:
+            assert decision.chosen is None or 0 <= decision.chosen.score < math.inf
 
 
 @given(situations(), st.integers(0, 2**32))

@@ -55,11 +55,12 @@ def test_one_board_alone_is_what_arithmetic_says_that_it_is() -> None:
     assert percentile(got, 50) == pytest.approx(percentile([expected[i] for i in settled], 50), rel=0.02)
 
 
-def test_names_and_order_of_boards_change_nothing_but_ties() -> None:
+@pytest.mark.parametrize("strategy", ["fastest", "load", "roundrobin"])
+def test_names_and_order_of_boards_change_nothing_but_ties(strategy: str) -> None:
     shuffled = list(SMALL.boards)
     Random(1).shuffle(shuffled)
     renamed = tuple(replace(board, device_id=DeviceId(f"n{i}")) for i, board in enumerate(shuffled))
-    before, after = simulated("fastest"), simulated("fastest", replace(SMALL, boards=renamed))
+    before, after = simulated(strategy), simulated(strategy, replace(SMALL, boards=renamed))
     for percent in (50, 99):
         values = [percentile([ms or 0.0 for ms in outcome.latencies_ms], percent) for outcome in (before, after)]
         assert values[0] == pytest.approx(values[1], rel=0.05)
