@@ -24,7 +24,7 @@ OPEN_TIMEOUT_S = 10.0
 HIGHEST_EPOCH_KEY = "edgesched-highest-epoch"
 """Trailing metadata of a refusal: an owner that was restored from a backup has to know which epoch to go beyond."""
 
-Context = grpc.aio.ServicerContext[pb.FromTaskManager, pb.FromAgent]
+Context = grpc.aio.ServicerContext[pb.TaskManagerItems, pb.AgentItems]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class AgentServicer(agent_pb2_grpc.AgentServicer):
         self._last_ranks: dict[str, tuple[int, int]] = {}
         self._admitting = asyncio.Lock()
 
-    async def Work(self, requests: AsyncIterator[pb.FromTaskManager], context: Context) -> None:
+    async def Work(self, requests: AsyncIterator[pb.TaskManagerItems], context: Context) -> None:
         ledger_id = ""
         try:
             messages = aiter(requests)
@@ -76,19 +76,20 @@ class AgentServicer(agent_pb2_grpc.AgentServicer):
         if self._stream is not None:
             self._stream.end(None)
 
-    async def _open(self, messages: AsyncIterator[pb.FromTaskManager]) -> pb.Open:
+    async def _open(self, messages: AsyncIterator[pb.TaskManagerItems]) -> pb.Open:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                first = await anext(messages)
+                message = await anext(messages)
         except (TimeoutError, StopAsyncIteration):
             raise StreamEnded(grpc.StatusCode.INVALID_ARGUMENT, "no Open came") from None
+        first = message.items[0] if len(message.items) == 1 else pb.FromTaskManager()
         if first.WhichOneof("message") != "open" or not first.open.ledger_id:
             raise StreamEnded(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be Open, and name the ledger")
         if first.open.device_id != self._identity.device_id:
             raise _not_now(f"this is device {self._identity.device_id}, not {first.open.device_id!r}")
         return first.open
 
-    async def _serve(self, opened: pb.Open, messages: AsyncIterator[pb.FromTaskManager], context: Context) -> None:
+    async def _serve(self, opened: pb.Open, messages: AsyncIterator[pb.TaskManagerItems], context: Context) -> None:
         async with self._admitting:  # keeping an epoch takes a disk write; the next stream has to see it
             await self._check(opened)
             stream = WorkStream(opened, self._desk, self._meter, self._shaper)

@@ -25,6 +25,9 @@ from edgesched.v1 import agent_pb2 as pb
 MAX_CONTROL_MESSAGES = 4_096
 """Unsent ones. A task manager that does not read for so long is cut off; it hears everything again after Hello."""
 
+NEWS_PER_MESSAGE = 64
+"""The labels of so many pictures are a megabyte or two, well below what a message may hold."""
+
 MAX_PROBE_BYTES = 64 * 1024
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -44,7 +47,7 @@ class Outgoing:
     """What waits to be sent: control messages first, then news of outbox entries.
 
     An entry is read when its turn comes, so a slow reader costs no memory, and nothing is said twice or too late.
-    delay_s: emulated; every message leaves that much later, in its order.
+    delay_s: emulated; everything leaves that much later, in its order.
     """
 
     def __init__(self, delay_s: float) -> None:
@@ -65,21 +68,24 @@ class Outgoing:
         self._due.setdefault(attempt_id, self._leaves_at())
         self._wake_writer()
 
-    async def next(self) -> pb.FromAgent | AttemptId:
-        """The next one to send; asking for it means that the one before was sent."""
+    async def next(self) -> list[pb.FromAgent | AttemptId]:
+        """Everything that may leave now, at most NEWS_PER_MESSAGE; asking means that what came before was sent."""
         while not (self._control or self._due):
             self._wake.clear()
             self.all_sent.set()
             await self._wake.wait()
-        message: pb.FromAgent | AttemptId
-        if self._control:
-            leaves_at, message = self._control.popleft()
-        else:
-            message, leaves_at = next(iter(self._due.items()))
-            del self._due[message]
         if self._delay_s:
-            await asyncio.sleep(leaves_at - asyncio.get_running_loop().time())
-        return message
+            first = self._control[0][0] if self._control else next(iter(self._due.values()))
+            await asyncio.sleep(first - asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        ready: list[pb.FromAgent | AttemptId] = []
+        while self._control and self._control[0][0] <= now and len(ready) < NEWS_PER_MESSAGE:
+            ready.append(self._control.popleft()[1])
+        due = [attempt_id for attempt_id, leaves_at in self._due.items() if leaves_at <= now]
+        for attempt_id in due[: NEWS_PER_MESSAGE - len(ready)]:
+            del self._due[attempt_id]
+            ready.append(attempt_id)
+        return ready
 
     def _wake_writer(self) -> None:
         self.all_sent.clear()
@@ -97,9 +103,16 @@ class Arriving:
     size_bytes: int
     dispatched_at: float
     timer: asyncio.TimerHandle
+    announced_in: int  # the number of that message
     chunks: list[bytes] = field(default_factory=list)
     received_bytes: int = 0
-    transfer_s: float = 0.0  # how long the link was busy with it
+    timed_bytes: int = 0  # those that came in later messages
+    transfer_s: float = 0.0  # how long the link was busy with them
+
+    @property
+    def transfer_ms(self) -> float | None:
+        """How long the link was busy with the picture; None: all of it came in one message, which tells nothing."""
+        return self.transfer_s * 1000.0 * self.size_bytes / self.timed_bytes if self.timed_bytes else None
 
 
 class WorkStream:
@@ -113,6 +126,7 @@ class WorkStream:
         self._shaper = shaper
         self._outgoing = Outgoing(shaper.half_trip_s if shaper else 0.0)
         self._arriving: dict[AttemptId, Arriving] = {}
+        self._messages = 0
         self._last_chunk_at = 0.0
         self._ended: asyncio.Future[StreamEnded | None] = asyncio.get_running_loop().create_future()
 
@@ -131,8 +145,8 @@ class WorkStream:
     async def serve(
         self,
         hello: pb.Hello,
-        messages: AsyncIterator[pb.FromTaskManager],
-        write: Callable[[pb.FromAgent], Awaitable[None]],
+        messages: AsyncIterator[pb.TaskManagerItems],
+        write: Callable[[pb.AgentItems], Awaitable[None]],
     ) -> None:
         """Say hello and everything that the task manager may have missed, then serve until either side ends it.
 
@@ -159,22 +173,30 @@ class WorkStream:
         if self._ended.done() and (why := self._ended.result()) is not None:
             raise why
 
-    async def _write(self, write: Callable[[pb.FromAgent], Awaitable[None]]) -> None:
+    async def _write(self, write: Callable[[pb.AgentItems], Awaitable[None]]) -> None:
         while True:
-            message = await self._outgoing.next()
-            if isinstance(message, pb.FromAgent):
-                await write(message)
-            elif (entry := self._desk.outbox.get(message)) is not None and (news := news_of(entry)) is not None:
-                await write(news)
+            items: list[pb.FromAgent] = []
+            for item in await self._outgoing.next():
+                if isinstance(item, pb.FromAgent):
+                    items.append(item)
+                elif (entry := self._desk.outbox.get(item)) is not None and (news := news_of(entry)) is not None:
+                    items.append(news)
+            if items:
+                await write(pb.AgentItems(items=items))
 
-    async def _read(self, messages: AsyncIterator[pb.FromTaskManager]) -> None:
+    async def _read(self, messages: AsyncIterator[pb.TaskManagerItems]) -> None:
         if self._shaper is None:
             async for message in messages:
-                self._on_message(message)
+                self._on_items(message)
             return
         async with aclosing(shaped(messages, self._shaper, _size_on_link)) as delayed:
             async for message in delayed:
-                self._on_message(message)
+                self._on_items(message)
+
+    def _on_items(self, message: pb.TaskManagerItems) -> None:
+        self._messages += 1
+        for item in message.items:
+            self._on_message(item)
 
     def _on_message(self, message: pb.FromTaskManager) -> None:
         match message.WhichOneof("message"):
@@ -227,6 +249,7 @@ class WorkStream:
             size_bytes=dispatch.size_bytes,
             dispatched_at=loop.time(),
             timer=loop.call_later(dispatch.remaining_ms / 1000.0, self._expire, attempt_id),
+            announced_in=self._messages,
         )
         self._arriving[attempt_id] = arriving
         if arriving.size_bytes == 0:
@@ -245,18 +268,21 @@ class WorkStream:
         return None if reason is None else Failure(kind=FailureKind.REFUSED, message=reason)
 
     def _on_chunk(self, chunk: pb.Chunk) -> None:
-        if len(chunk.data) > wire.CHUNK_BYTES:
-            raise _bad(f"a chunk of {len(chunk.data)} bytes is over the limit of {wire.CHUNK_BYTES}")
+        data = chunk.data
+        if len(data) > wire.CHUNK_BYTES:
+            raise _bad(f"a chunk of {len(data)} bytes is over the limit of {wire.CHUNK_BYTES}")
         now = asyncio.get_running_loop().time()
         busy_since, self._last_chunk_at = self._last_chunk_at, now
         arriving = self._arriving.get(AttemptId(chunk.attempt_id))
         if arriving is None:  # of a refused, repeated, cancelled or expired attempt
             return
-        # The link has carried this chunk since the one before it came, whichever picture that belonged to: time spent
-        # behind other pictures is no property of the link.
-        arriving.transfer_s += now - max(busy_since, arriving.dispatched_at)
-        arriving.chunks.append(chunk.data)
-        arriving.received_bytes += len(chunk.data)
+        if arriving.announced_in != self._messages:
+            # The link has carried this chunk since the one before it came, whichever picture that belonged to: time
+            # spent behind other pictures is no property of the link.
+            arriving.transfer_s += now - max(busy_since, arriving.dispatched_at)
+            arriving.timed_bytes += len(data)
+        arriving.chunks.append(data)
+        arriving.received_bytes += len(data)
         if arriving.received_bytes > arriving.size_bytes:
             raise _bad(f"attempt {chunk.attempt_id}: more than the announced {arriving.size_bytes} bytes came")
         if arriving.received_bytes == arriving.size_bytes:
@@ -267,7 +293,7 @@ class WorkStream:
         attempt_id = arriving.assignment.attempt_id
         del self._arriving[attempt_id]
         arriving.timer.cancel()
-        transfer_ms = arriving.transfer_s * 1000.0 if arriving.chunks else None
+        transfer_ms = arriving.transfer_ms
         if transfer_ms is not None:
             self._meter.transferred(arriving.size_bytes, transfer_ms)
         self._outgoing.say(pb.FromAgent(accepted=pb.Accepted(attempt_id=attempt_id)))
@@ -314,9 +340,9 @@ def news_of(entry: Entry) -> pb.FromAgent | None:
     return None
 
 
-def _size_on_link(message: pb.FromTaskManager) -> int:
+def _size_on_link(message: pb.TaskManagerItems) -> int:
     """Pictures are what fills a link; all else is small."""
-    return len(message.chunk.data) if message.HasField("chunk") else 0
+    return sum(len(item.chunk.data) for item in message.items if item.HasField("chunk"))
 
 
 def _bad(details: str) -> StreamEnded:

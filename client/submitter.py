@@ -25,6 +25,7 @@ LONGEST_PAUSE_S = 2.0
 QUEUE_FULL_PAUSE_MS = 500  # when the task manager does not say how long
 LONGEST_QUEUE_FULL_PAUSE_MS = 30_000
 GOODBYE_S = 2.0
+MESSAGE_BYTES = 256 * 1024  # of pictures that travel together
 
 RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
@@ -70,6 +71,7 @@ class Waiting:
 
 
 Step = Acknowledged | Refused | Waiting
+_Call = grpc.aio.StreamStreamCall[pb.SubmitRequests, pb.SubmitReplies]
 
 FIRST_ANSWER_S = 60.0
 
@@ -100,6 +102,7 @@ class _Open:
     """A picture that waits for its answer."""
 
     request: pb.SubmitRequest
+    size_bytes: int  # of its picture: to ask the request copies it
     expires_at: float | None  # of this process's event loop clock
     answer: asyncio.Future[pb.SubmitReply] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -209,7 +212,7 @@ class _Submitter:
         request.MergeFrom(self._header)
         expires_at = None if self._deadline_s is None else asyncio.get_running_loop().time() + self._deadline_s
         while True:
-            reply = await self._ask(_Open(request, expires_at))
+            reply = await self._ask(_Open(request, len(image), expires_at))
             if reply.WhichOneof("outcome") == "task_id":
                 return Acknowledged(
                     picture=picture, task_id=TaskId(reply.task_id), submission_key=key, size_bytes=len(image)
@@ -287,26 +290,43 @@ class _Submitter:
             call.cancel()
         return error
 
-    async def _write(self, call: grpc.aio.StreamStreamCall[pb.SubmitRequest, pb.SubmitReply]) -> None:
+    async def _write(self, call: _Call) -> None:
         try:
-            while (tag := await self._ready.get()) is not None:
-                entry = self._open.get(tag)
-                if entry is None:  # answered meanwhile
-                    continue
-                if entry.expires_at is not None:
-                    left_s = entry.expires_at - asyncio.get_running_loop().time()
-                    entry.request.remaining_ms = max(1, round(left_s * 1000))
-                await call.write(entry.request)
+            is_last = False
+            while not is_last:
+                tags = [await self._ready.get()]
+                while not self._ready.empty():
+                    tags.append(self._ready.get_nowait())
+                is_last = None in tags
+                for requests in self._messages(tags):
+                    await call.write(requests)
             await call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream is over: the reader learns why
 
-    async def _read(
-        self, call: grpc.aio.StreamStreamCall[pb.SubmitRequest, pb.SubmitReply]
-    ) -> grpc.aio.AioRpcError | None:
+    def _messages(self, tags: Iterable[int | None]) -> Iterator[pb.SubmitRequests]:
+        """Small pictures together, as many as MESSAGE_BYTES hold."""
+        together: list[pb.SubmitRequest] = []
+        size_bytes = 0
+        for entry in (self._open.get(tag) for tag in tags if tag is not None):
+            if entry is None:  # answered meanwhile
+                continue
+            if together and size_bytes + entry.size_bytes > MESSAGE_BYTES:
+                yield pb.SubmitRequests(requests=together)
+                together, size_bytes = [], 0
+            if entry.expires_at is not None:
+                left_s = entry.expires_at - asyncio.get_running_loop().time()
+                entry.request.remaining_ms = max(1, round(left_s * 1000))
+            together.append(entry.request)
+            size_bytes += entry.size_bytes
+        if together:
+            yield pb.SubmitRequests(requests=together)
+
+    async def _read(self, call: _Call) -> grpc.aio.AioRpcError | None:
         try:
-            while isinstance(reply := await call.read(), pb.SubmitReply):  # until the end of the stream
-                self._take(reply)
+            while isinstance(message := await call.read(), pb.SubmitReplies):  # until the end of the stream
+                for reply in message.replies:
+                    self._take(reply)
         except grpc.aio.AioRpcError as error:
             return error
         return None

@@ -72,7 +72,7 @@ async def are_known(channel: grpc.aio.Channel, task_ids: Iterable[TaskId], *, ti
                 request = pb.WatchRequest(task_ids=ids[at : at + MAX_WATCHED_IDS], cursor=0)
                 call = rpc.TaskManagerStub(channel).Watch(request, wait_for_ready=True)
                 # An unknown id is an error, and comes before any event.
-                if not isinstance(await call.read(), pb.WatchEvent):
+                if not isinstance(await call.read(), pb.WatchEvents):
                     return False
                 call.cancel()
     except (grpc.aio.AioRpcError, TimeoutError):
@@ -102,9 +102,9 @@ class _Waiter:
         call = self._watch(pb.WatchRequest(task_ids=task_ids, cursor=0))
         try:
             async for event in call:
-                task = wire.task(event.task)
-                if self.known.get(task.task_id) != task:
-                    self._learn(task)
+                for task in map(wire.task, event.tasks):
+                    if self.known.get(task.task_id) != task:
+                        self._learn(task)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 raise NotKnown(error.details() or "the task manager does not know one of the tasks") from error

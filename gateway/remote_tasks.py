@@ -90,7 +90,8 @@ class RemoteTasks:
         call = self._stub.Watch(pb.WatchRequest())  # a peer that vanished is noticed by the channel's keepalive
         try:
             async for event in call:
-                yield wire.task(event.task)
+                for task in event.tasks:
+                    yield wire.task(task)
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from error
         finally:

@@ -146,7 +146,7 @@ class _Parts:
         placement: Placement,
         clock: Clock,
     ) -> _Parts:
-        changes = Changes()
+        changes = Changes(ledger)
         backlog = Backlog(clock, max_tasks=settings.max_queued_tasks, max_bytes=settings.max_queued_bytes)
         await backlog.load(ledger)
         events = EventLog(ledger, changes, backlog)

@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -35,6 +36,7 @@ HELLO_TIMEOUT_S = 5.0
 HIGHEST_EPOCH_KEY = "edgesched-highest-epoch"  # trailing metadata of an agent's refusal
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
+MEASURE_EVERY_S = 0.1  # so often a picture is announced in a message of its own: then the board can time the rest
 STABLE_S = 5.0  # a stream that lived for less does not reset the back-off: two masters would fight over the board
 
 Stream = grpc.aio.StreamStreamCall[Any, Any]
@@ -80,11 +82,18 @@ class _Outranked(_Broken):
         self.epoch = epoch
 
 
+@dataclass(slots=True)
+class _Part:
+    item: pb.FromTaskManager
+    size_bytes: int  # of the picture, in this item
+    ends: OpenAttempt | None = None  # the attempt whose picture is whole with it
+
+
 class DeviceLink:
     """One device at one address. `run` opens a stream when one is wanted, and again while there is something to do.
 
-    Control messages go first; pictures follow in chunks, one picture at a time, so that an acknowledgement never waits
-    behind more than one chunk.
+    What waits travels together, control messages first. Pictures follow in chunks, as many as make up one of full size,
+    so that an acknowledgement never waits behind more than that.
     """
 
     def __init__(
@@ -107,8 +116,10 @@ class DeviceLink:
         self._images = images
         self._listener = listener
         self._attempt_timeout_ms = attempt_timeout_ms
-        self._control: deque[pb.FromTaskManager] = deque()
+        self._control: list[pb.FromTaskManager] = []
         self._pictures: deque[OpenAttempt] = deque()
+        self._parts: deque[_Part] = deque()  # of the picture that is being sent
+        self._measured_at = 0.0
         self._wake = asyncio.Event()  # something to write
         self._wanted = asyncio.Event()  # somebody needs a stream
 
@@ -153,6 +164,7 @@ class DeviceLink:
             said_hello = await self._one_stream()
             self.is_open = False
             self._control.clear()
+            self._parts.clear()
             is_stable = said_hello and time.monotonic() - opened_at >= STABLE_S
             backoff_s = BACKOFF_FIRST_S if is_stable else min(BACKOFF_MOST_S, backoff_s * 2)
             if said_hello and not needed():
@@ -202,9 +214,10 @@ class DeviceLink:
         )
         with _breaking(ours.epoch):
             async with asyncio.timeout(HELLO_TIMEOUT_S):
-                await stream.write(pb.FromTaskManager(open=opening))
-                first = await stream.read()
-        if not isinstance(first, pb.FromAgent) or not first.HasField("hello"):
+                await stream.write(pb.TaskManagerItems(items=[pb.FromTaskManager(open=opening)]))
+                message = await stream.read()
+        first = message.items[0] if isinstance(message, pb.AgentItems) and message.items else None
+        if first is None or not first.HasField("hello"):
             raise _Broken("the agent's first message was not Hello")
         if first.hello.device_id != self.device_id:
             raise _Broken(f"{self.address} is device {first.hello.device_id!r} now")
@@ -214,64 +227,83 @@ class DeviceLink:
         while True:
             with _breaking():
                 message = await stream.read()
-            if not isinstance(message, pb.FromAgent):
+            if not isinstance(message, pb.AgentItems):
                 raise _Ended("the agent ended the stream")
-            match message.WhichOneof("message"):
-                case "accepted":
-                    self._listener.accepted(self, message.accepted)
-                case "outcome":
-                    self._listener.outcome(self, message.outcome)
-                case "delivery_report":
-                    self._listener.delivery_report(self, message.delivery_report)
-                case _:
-                    pass  # a newer agent may say more than this task manager knows
+            for item in message.items:
+                match item.WhichOneof("message"):
+                    case "accepted":
+                        self._listener.accepted(self, item.accepted)
+                    case "outcome":
+                        self._listener.outcome(self, item.outcome)
+                    case "delivery_report":
+                        self._listener.delivery_report(self, item.delivery_report)
+                    case _:
+                        pass  # a newer agent may say more than this task manager knows
 
     async def _write(self, stream: Stream) -> None:
         while True:
-            await self._write_control(stream)
-            if self._pictures:
-                await self._write_picture(stream, self._pictures.popleft())
-            elif not self._control:
+            items, attempts = await self._next_items()
+            if not items:
                 self._wake.clear()
                 await self._wake.wait()
-
-    async def _write_control(self, stream: Stream) -> None:
-        while self._control:
+                continue
             with _breaking():
-                await stream.write(self._control.popleft())
+                await stream.write(pb.TaskManagerItems(items=items))
+            for attempt in attempts:
+                attempt.is_sent = True
 
-    async def _write_picture(self, stream: Stream, attempt: OpenAttempt) -> None:
+    async def _next_items(self) -> tuple[list[pb.FromTaskManager], list[OpenAttempt]]:
+        """What goes into the next message, and the attempts whose pictures are whole with it."""
+        items: list[pb.FromTaskManager] = []
+        whole: list[OpenAttempt] = []
+        room = wire.CHUNK_BYTES
+        while self._parts or self._pictures:
+            if not self._parts:
+                if items and self._pictures[0].task.size_bytes > room:
+                    break
+                self._parts = await self._cut(self._pictures.popleft())
+                if self._parts and not items and time.monotonic() - self._measured_at >= MEASURE_EVERY_S:
+                    self._measured_at = time.monotonic()
+                    items.append(self._parts.popleft().item)
+                    break
+            while self._parts and (not items or self._parts[0].size_bytes <= room):
+                part = self._parts.popleft()
+                items.append(part.item)
+                room -= part.size_bytes
+                if part.ends is not None:
+                    whole.append(part.ends)
+            if self._parts:
+                break
+        control, self._control = self._control, []  # only now: it goes first, however late it came
+        return control + items, whole
+
+    async def _cut(self, attempt: OpenAttempt) -> deque[_Part]:
+        """Announcement and picture; nothing if there is nothing to send any more."""
         task = attempt.task
         if task.image is None:
-            return
+            return deque()
         try:
             image = await self._images.read(task.image)
         except NotKnown:
-            return  # cancelled or retired meanwhile
+            return deque()  # cancelled or retired meanwhile
         except PictureDamaged as error:
             self._listener.picture_lost(self, attempt, str(error))
-            return
-        for message in self._picture_messages(attempt, image):
-            await self._write_control(stream)
-            with _breaking():
-                await stream.write(message)
-        attempt.is_sent = True
-
-    def _picture_messages(self, attempt: OpenAttempt, image: bytes) -> Iterator[pb.FromTaskManager]:
-        task = attempt.task
-        yield pb.FromTaskManager(
-            dispatch=pb.Dispatch(
-                attempt_id=attempt.attempt_id,
-                task_id=task.task_id,
-                model=task.model,
-                file_name=task.file_name,
-                size_bytes=len(image),
-                receiver_url=task.receiver_url,
-                remaining_ms=self._attempt_timeout_ms,
-            )
+            return deque()
+        dispatch = pb.Dispatch(
+            attempt_id=attempt.attempt_id,
+            task_id=task.task_id,
+            model=task.model,
+            file_name=task.file_name,
+            size_bytes=len(image),
+            receiver_url=task.receiver_url,
+            remaining_ms=self._attempt_timeout_ms,
         )
-        for chunk in wire.chunks(image):
-            yield pb.FromTaskManager(chunk=pb.Chunk(attempt_id=attempt.attempt_id, data=chunk))
+        parts = deque([_Part(pb.FromTaskManager(dispatch=dispatch), 0)])
+        for data in wire.chunks(image):
+            chunk = pb.Chunk(attempt_id=attempt.attempt_id, data=data)
+            parts.append(_Part(pb.FromTaskManager(chunk=chunk), len(data)))
+        parts[-1].ends = attempt
+        return parts
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ MAX_REMAINING_MS = 10 * 365 * 24 * 3_600_000
 class _Waiting:
     submission: Submission
     digest: str
-    stored: asyncio.Future[Accepted]
+    stored: asyncio.Future[Task]
 
 
 class Intake:
@@ -65,6 +65,11 @@ class Intake:
 
         Raises: InvalidInput, NotKnown (model), Conflict (key used for something else), Overloaded, StorageFailed.
         """
+        # Whoever asked may hang up; what is in a batch by then is stored all the same.
+        return await asyncio.shield(self.offer(submission))
+
+    def offer(self, submission: Submission) -> asyncio.Future[Task]:
+        """As `accept`; what is wrong with the submission itself is raised at once, the rest by the future."""
         if not self._is_open:
             raise Overloaded("the task manager is stopping; send it again in a moment", retry_after_ms=1_000)
         self._check(submission)
@@ -76,14 +81,7 @@ class Intake:
         self._waiting.append(waiting)
         self._waiting_bytes += len(submission.image)
         self._wake.set()
-        # Whoever asked may hang up; what is in a batch by then is stored all the same.
-        accepted = await asyncio.shield(waiting.stored)
-        if accepted.conflict:
-            raise Conflict(
-                f"submission_key {submission.submission_key!r} was used for another picture or model "
-                f"(task {accepted.task.task_id}); take a fresh key for each picture"
-            )
-        return accepted.task
+        return waiting.stored
 
     def close(self) -> None:
         """Accept nothing more; what waits is still stored."""
@@ -152,8 +150,19 @@ class Intake:
         for waiting, row, outcome in zip(batch, rows, accepted, strict=True):
             if not outcome.created:
                 self._backlog.give_back(row.size_bytes)
-            if not waiting.stored.done():
-                waiting.stored.set_result(outcome)
+            if waiting.stored.done():
+                continue
+            if outcome.conflict:
+                waiting.stored.set_exception(_conflict(waiting.submission, outcome.task))
+            else:
+                waiting.stored.set_result(outcome.task)
+
+
+def _conflict(submission: Submission, task: Task) -> Conflict:
+    return Conflict(
+        f"submission_key {submission.submission_key!r} was used for another picture or model "
+        f"(task {task.task_id}); take a fresh key for each picture"
+    )
 
 
 def _new_task(waiting: _Waiting, image: ImageRef) -> NewTask:

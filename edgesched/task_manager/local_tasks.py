@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
@@ -30,7 +31,6 @@ from edgesched.task_manager.dispatcher import Dispatcher
 from edgesched.task_manager.events import EventLog
 from edgesched.task_manager.intake import Intake
 
-CHANGES_PAGE = 500
 LARGEST_CURSOR = 2**63 - 1
 """What the ledger and the wire can carry."""
 
@@ -118,14 +118,10 @@ class LocalTasks:
             raise NotKnown(f"the picture of task {task_id} is not on the disk any more as it was sent") from None
 
     async def changes(self) -> AsyncGenerator[Task, None]:
-        cursor = await self._ledger.newest_revision()
-        while True:
-            changed = await self._ledger.changes_since(cursor, limit=CHANGES_PAGE)
-            for task in changed:
-                cursor = task.revision
-                yield _without_place(task)
-            if not changed:
-                await self._changes.wait(cursor)
+        async with contextlib.aclosing(self._changes.follow()) as changes:
+            async for tasks in changes:
+                for task in tasks:
+                    yield _without_place(task)
 
     async def submit(self, submission: Submission) -> TaskId:
         return (await self._intake.accept(submission)).task_id

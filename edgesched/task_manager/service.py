@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import grpc.aio
 
 from edgesched import wire
 from edgesched.domain.lifecycle import LABELLED_STATES, OPEN_STATES
-from edgesched.domain.task import FailureKind, Task, TaskId
+from edgesched.domain.task import FailureKind, Submission, Task, TaskId
 from edgesched.errors import EdgeSchedError, InvalidInput, NotKnown, Overloaded, StorageFailed, TaskEnded, row_for
 from edgesched.ledger.base import Ledger
 from edgesched.task_manager.changes import Changes
@@ -42,15 +42,16 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
         return pb.SubmitReply(tag=request.tag, task_id=task.task_id)
 
     async def SubmitStream(
-        self, requests: AsyncIterator[pb.SubmitRequest], context: Context
-    ) -> AsyncIterator[pb.SubmitReply]:
+        self, requests: AsyncIterator[pb.SubmitRequests], context: Context
+    ) -> AsyncIterator[pb.SubmitReplies]:
         room = _Room(STREAM_PICTURES_IN_FLIGHT, STREAM_BYTES_IN_FLIGHT)
-        replies: asyncio.Queue[_Reply | None] = asyncio.Queue()  # bounded by the room
+        replies = _Replies()
         feeder = asyncio.create_task(self._feed(requests, replies, room), name="SubmitStream.feed")
         try:
-            while (reply := await replies.get()) is not None:
-                yield reply.message
-                room.leave(reply.size_bytes)  # only now: a client that reads no replies is not read from either
+            while (ready := await replies.next()) is not None:
+                yield pb.SubmitReplies(replies=[reply for reply, _ in ready])
+                for _, size_bytes in ready:
+                    room.leave(size_bytes)  # only now: a client that reads no replies is not read from either
             await feeder
         finally:
             feeder.cancel()
@@ -83,29 +84,38 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
     async def CountTasks(self, request: pb.CountTasksRequest, context: Context) -> pb.CountTasksReply:
         return wire.task_counts_to_pb(await self._ledger.counts())
 
-    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchEvent]:
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchEvents]:
         if len(request.task_ids) > MAX_WATCHED_IDS:
             raise InvalidInput(f"at most {MAX_WATCHED_IDS} task_ids on one call, got {len(request.task_ids)}")
-        newest = await self._ledger.newest_revision()
-        cursor = request.cursor if request.HasField("cursor") else newest
-        pending: set[TaskId] | None = None
         if request.task_ids:
-            known = await self._known(request)
-            for task in sorted(known, key=lambda task: task.revision):
-                if task.revision > cursor:
-                    yield pb.WatchEvent(task=wire.task_to_pb(task))
-            pending = {task.task_id for task in known if not task.is_settled}
-            cursor = max(cursor, newest)
-        while pending is None or pending:
-            changed = await self._ledger.changes_since(cursor, limit=WATCH_PAGE)
-            for task in changed:
-                cursor = task.revision
-                if pending is None or task.task_id in pending:
-                    yield pb.WatchEvent(task=wire.task_to_pb(task))
-                if pending is not None and task.is_settled:
-                    pending.discard(task.task_id)
-            if not changed:
-                await self._changes.wait(cursor)
+            changes = self._watch_some(request)
+        else:
+            changes = self._changes.follow(request.cursor if request.HasField("cursor") else None)
+        async with contextlib.aclosing(changes):
+            async for changed in changes:
+                told = [wire.task_to_pb(task) for task in changed]
+                for at in range(0, len(told), WATCH_PAGE):
+                    yield pb.WatchEvents(tasks=told[at : at + WATCH_PAGE])
+
+    async def _watch_some(self, request: pb.WatchRequest) -> AsyncGenerator[Sequence[Task], None]:
+        """Until all of them have settled."""
+        start = await self._changes.start()
+        cursor = request.cursor if request.HasField("cursor") else start.revision
+        known = sorted(await self._known(request), key=lambda task: task.revision)
+        yield [task for task in known if task.revision > cursor]
+        told = {task.task_id: task.revision for task in known if not task.is_settled}
+        if not told:
+            return
+        async with contextlib.aclosing(self._changes.follow_from(start)) as changes:
+            async for changed in changes:
+                news = [task for task in changed if task.revision > told.get(task.task_id, task.revision)]
+                yield news
+                for task in news:
+                    told[task.task_id] = task.revision
+                    if task.is_settled:
+                        del told[task.task_id]
+                if not told:
+                    return
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsReply:
         return wire.models_to_pb(await self._desk.models())
@@ -126,29 +136,40 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
     async def AbandonDelivery(self, request: pb.AbandonDeliveryRequest, context: Context) -> pb.Task:
         return wire.task_to_pb(await self._desk.abandon(TaskId(request.task_id)))
 
-    async def _feed(
-        self, requests: AsyncIterator[pb.SubmitRequest], replies: asyncio.Queue[_Reply | None], room: _Room
-    ) -> None:
+    async def _feed(self, requests: AsyncIterator[pb.SubmitRequests], replies: _Replies, room: _Room) -> None:
         """Read ahead of the disk, but not without bound: gRPC's flow control stops the client then."""
         try:
-            async with asyncio.TaskGroup() as accepting:
-                async for request in requests:
-                    await room.enter(len(request.image))
-                    accepting.create_task(self._accept_one(request, replies))
-        except* grpc.aio.BaseError:
+            async for message in requests:
+                for request in message.requests:
+                    submission = wire.submission(request)  # which copies the picture out of the message, once
+                    await room.enter(len(submission.image))
+                    replies.expect()
+                    self._accept_one(submission, request.tag, replies)
+        except grpc.aio.BaseError:
             pass  # the server stops: whatever is not answered yet was not acknowledged
         finally:
-            replies.put_nowait(None)
+            replies.end()
 
-    async def _accept_one(self, request: pb.SubmitRequest, replies: asyncio.Queue[_Reply | None]) -> None:
+    def _accept_one(self, submission: Submission, tag: int, replies: _Replies) -> None:
+        """No task of its own for each picture: it would cost more than what there is to do."""
+        size_bytes = len(submission.image)
+
+        def refuse(error: EdgeSchedError) -> None:
+            replies.put(pb.SubmitReply(tag=tag, refusal=_refusal(error)), size_bytes)
+
+        def answer(done: asyncio.Future[Task]) -> None:
+            error = done.exception()
+            if error is None:
+                replies.put(pb.SubmitReply(tag=tag, task_id=done.result().task_id), size_bytes)
+            elif isinstance(error, EdgeSchedError) and not isinstance(error, StorageFailed):
+                refuse(error)
+            else:
+                replies.end(error)  # the process is ending: no answer is the honest one
+
         try:
-            task = await self._intake.accept(wire.submission(request))
-            message = pb.SubmitReply(tag=request.tag, task_id=task.task_id)
-        except StorageFailed:
-            raise  # the process is ending: no answer is the honest one
+            self._intake.offer(submission).add_done_callback(answer)
         except EdgeSchedError as error:
-            message = pb.SubmitReply(tag=request.tag, refusal=_refusal(error))
-        replies.put_nowait(_Reply(message, len(request.image)))
+            refuse(error)
 
     async def _why_no_labels(self, task: Task) -> EdgeSchedError:
         attempts = (await self._ledger.details(task.task_id)).attempts
@@ -178,10 +199,42 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
         return known
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    message: pb.SubmitReply
-    size_bytes: int  # of the picture that it answers
+class _Replies:
+    """What one stream is still to be told; the room bounds it."""
+
+    def __init__(self) -> None:
+        self._expected = 0
+        self._ready: list[tuple[pb.SubmitReply, int]] = []  # with the size of the picture that it answers
+        self._is_over = False
+        self._error: BaseException | None = None
+        self._wake = asyncio.Event()
+
+    def expect(self) -> None:
+        """One more picture will be answered."""
+        self._expected += 1
+
+    def put(self, reply: pb.SubmitReply, size_bytes: int) -> None:
+        """An answer that was expected."""
+        self._expected -= 1
+        self._ready.append((reply, size_bytes))
+        self._wake.set()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing more will be expected."""
+        self._is_over, self._error = True, error or self._error
+        self._wake.set()
+
+    async def next(self) -> list[tuple[pb.SubmitReply, int]] | None:
+        """All that are ready, at least one; None after the last one. Raises: what `end` was given."""
+        while not self._ready:
+            if self._error is not None:
+                raise self._error
+            if self._is_over and not self._expected:
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        ready, self._ready = self._ready, []
+        return ready
 
 
 class _Room:

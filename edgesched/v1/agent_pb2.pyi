@@ -36,6 +36,18 @@ class OutboxEntry(_message.Message):
     is_delivered: bool
     def __init__(self, ledger_id: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt_id: _Optional[str] = ..., labels_digest: _Optional[str] = ..., is_winner: bool = ..., is_delivered: bool = ...) -> None: ...
 
+class TaskManagerItems(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[FromTaskManager]
+    def __init__(self, items: _Optional[_Iterable[_Union[FromTaskManager, _Mapping]]] = ...) -> None: ...
+
+class AgentItems(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[FromAgent]
+    def __init__(self, items: _Optional[_Iterable[_Union[FromAgent, _Mapping]]] = ...) -> None: ...
+
 class FromTaskManager(_message.Message):
     __slots__ = ("open", "dispatch", "chunk", "outcome_ack", "delivery_ack", "cancel", "probe")
     OPEN_FIELD_NUMBER: _ClassVar[int]

@@ -37,8 +37,8 @@ class AgentStub(object):
         """
         self.Work = channel.stream_stream(
                 '/edgesched.v1.Agent/Work',
-                request_serializer=edgesched_dot_v1_dot_agent__pb2.FromTaskManager.SerializeToString,
-                response_deserializer=edgesched_dot_v1_dot_agent__pb2.FromAgent.FromString,
+                request_serializer=edgesched_dot_v1_dot_agent__pb2.TaskManagerItems.SerializeToString,
+                response_deserializer=edgesched_dot_v1_dot_agent__pb2.AgentItems.FromString,
                 _registered_method=True)
         self.Inventory = channel.unary_stream(
                 '/edgesched.v1.Agent/Inventory',
@@ -54,6 +54,8 @@ class AgentServicer(object):
     def Work(self, request_iterator, context):
         """One stream carries all work of one task manager. The agent serves one stream: the highest (epoch, stream_number)
         wins, an older one is ended.
+
+        What waits to be said travels together: a message of gRPC costs far more than an item in it.
 
         Order: the task manager sends Open first, the agent answers Hello, then both sides send freely.
         Errors: FAILED_PRECONDITION (a newer epoch or stream is known, or this is not the device that was meant; do not
@@ -79,8 +81,8 @@ def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Work': grpc.stream_stream_rpc_method_handler(
                     servicer.Work,
-                    request_deserializer=edgesched_dot_v1_dot_agent__pb2.FromTaskManager.FromString,
-                    response_serializer=edgesched_dot_v1_dot_agent__pb2.FromAgent.SerializeToString,
+                    request_deserializer=edgesched_dot_v1_dot_agent__pb2.TaskManagerItems.FromString,
+                    response_serializer=edgesched_dot_v1_dot_agent__pb2.AgentItems.SerializeToString,
             ),
             'Inventory': grpc.unary_stream_rpc_method_handler(
                     servicer.Inventory,
@@ -114,8 +116,8 @@ class Agent(object):
             request_iterator,
             target,
             '/edgesched.v1.Agent/Work',
-            edgesched_dot_v1_dot_agent__pb2.FromTaskManager.SerializeToString,
-            edgesched_dot_v1_dot_agent__pb2.FromAgent.FromString,
+            edgesched_dot_v1_dot_agent__pb2.TaskManagerItems.SerializeToString,
+            edgesched_dot_v1_dot_agent__pb2.AgentItems.FromString,
             options,
             channel_credentials,
             insecure,

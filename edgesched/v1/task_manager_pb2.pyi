@@ -49,6 +49,18 @@ class SubmitRequest(_message.Message):
     tag: int
     def __init__(self, model: _Optional[str] = ..., file_name: _Optional[str] = ..., image: _Optional[bytes] = ..., client_id: _Optional[str] = ..., submission_key: _Optional[str] = ..., receiver_url: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., tag: _Optional[int] = ...) -> None: ...
 
+class SubmitRequests(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[SubmitRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[SubmitRequest, _Mapping]]] = ...) -> None: ...
+
+class SubmitReplies(_message.Message):
+    __slots__ = ("replies",)
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[SubmitReply]
+    def __init__(self, replies: _Optional[_Iterable[_Union[SubmitReply, _Mapping]]] = ...) -> None: ...
+
 class SubmitReply(_message.Message):
     __slots__ = ("tag", "task_id", "refusal")
     TAG_FIELD_NUMBER: _ClassVar[int]
@@ -200,11 +212,11 @@ class WatchRequest(_message.Message):
     cursor: int
     def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., cursor: _Optional[int] = ...) -> None: ...
 
-class WatchEvent(_message.Message):
-    __slots__ = ("task",)
-    TASK_FIELD_NUMBER: _ClassVar[int]
-    task: Task
-    def __init__(self, task: _Optional[_Union[Task, _Mapping]] = ...) -> None: ...
+class WatchEvents(_message.Message):
+    __slots__ = ("tasks",)
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[Task]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
 
 class GetPictureRequest(_message.Message):
     __slots__ = ("task_id",)

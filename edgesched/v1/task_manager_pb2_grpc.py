@@ -49,8 +49,8 @@ class TaskManagerStub(object):
                 _registered_method=True)
         self.SubmitStream = channel.stream_stream(
                 '/edgesched.v1.TaskManager/SubmitStream',
-                request_serializer=edgesched_dot_v1_dot_task__manager__pb2.SubmitRequest.SerializeToString,
-                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.SubmitReply.FromString,
+                request_serializer=edgesched_dot_v1_dot_task__manager__pb2.SubmitRequests.SerializeToString,
+                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.SubmitReplies.FromString,
                 _registered_method=True)
         self.Infer = channel.unary_unary(
                 '/edgesched.v1.TaskManager/Infer',
@@ -75,7 +75,7 @@ class TaskManagerStub(object):
         self.Watch = channel.unary_stream(
                 '/edgesched.v1.TaskManager/Watch',
                 request_serializer=edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.SerializeToString,
-                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.FromString,
+                response_deserializer=edgesched_dot_v1_dot_task__manager__pb2.WatchEvents.FromString,
                 _registered_method=True)
         self.GetPicture = channel.unary_stream(
                 '/edgesched.v1.TaskManager/GetPicture',
@@ -133,7 +133,8 @@ class TaskManagerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SubmitStream(self, request_iterator, context):
-        """Accepts many pictures on one call; replies come in any order and carry the request's `tag`.
+        """Accepts many pictures on one call, several per message if they are small; replies come in any order and carry the
+        request's `tag`.
 
         A refused picture gets a reply with `refusal` set; the stream goes on. After a broken stream, send what was
         not answered again with the same submission_key.
@@ -238,8 +239,8 @@ def add_TaskManagerServicer_to_server(servicer, server):
             ),
             'SubmitStream': grpc.stream_stream_rpc_method_handler(
                     servicer.SubmitStream,
-                    request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.SubmitRequest.FromString,
-                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.SubmitReply.SerializeToString,
+                    request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.SubmitRequests.FromString,
+                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.SubmitReplies.SerializeToString,
             ),
             'Infer': grpc.unary_unary_rpc_method_handler(
                     servicer.Infer,
@@ -264,7 +265,7 @@ def add_TaskManagerServicer_to_server(servicer, server):
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
                     request_deserializer=edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.FromString,
-                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.SerializeToString,
+                    response_serializer=edgesched_dot_v1_dot_task__manager__pb2.WatchEvents.SerializeToString,
             ),
             'GetPicture': grpc.unary_stream_rpc_method_handler(
                     servicer.GetPicture,
@@ -357,8 +358,8 @@ class TaskManager(object):
             request_iterator,
             target,
             '/edgesched.v1.TaskManager/SubmitStream',
-            edgesched_dot_v1_dot_task__manager__pb2.SubmitRequest.SerializeToString,
-            edgesched_dot_v1_dot_task__manager__pb2.SubmitReply.FromString,
+            edgesched_dot_v1_dot_task__manager__pb2.SubmitRequests.SerializeToString,
+            edgesched_dot_v1_dot_task__manager__pb2.SubmitReplies.FromString,
             options,
             channel_credentials,
             insecure,
@@ -493,7 +494,7 @@ class TaskManager(object):
             target,
             '/edgesched.v1.TaskManager/Watch',
             edgesched_dot_v1_dot_task__manager__pb2.WatchRequest.SerializeToString,
-            edgesched_dot_v1_dot_task__manager__pb2.WatchEvent.FromString,
+            edgesched_dot_v1_dot_task__manager__pb2.WatchEvents.FromString,
             options,
             channel_credentials,
             insecure,

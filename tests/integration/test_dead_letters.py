@@ -73,7 +73,7 @@ async def test_an_abandoned_delivery_ends_the_wait_and_keeps_the_labels(tmp_path
         seen += [event async for event in watch]  # it ends, because nothing more will happen
         details = await client.details(task_id)
 
-    assert given_up.state == seen[-1].task.state == tm.TASK_STATE_DONE
+    assert given_up.state == seen[-1].tasks[-1].state == tm.TASK_STATE_DONE
     assert not given_up.HasField("receiver_url")
     assert [detection.label for detection in details.result.detections] == ["circle"]
 

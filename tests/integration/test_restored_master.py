@@ -35,15 +35,15 @@ class RememberingBoard(FakeBoard):
     highest = 0
     refused = 0
 
-    async def Work(self, requests: AsyncIterator[pb.FromTaskManager], context: Any) -> AsyncIterator[pb.FromAgent]:
+    async def Work(self, requests: AsyncIterator[pb.TaskManagerItems], context: Any) -> AsyncIterator[pb.AgentItems]:
         first = await anext(requests)
-        if first.open.epoch < self.highest:
+        if first.items[0].open.epoch < self.highest:
             self.refused += 1
             metadata = ((receive.HIGHEST_EPOCH_KEY, str(self.highest)),)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "that epoch is over", metadata)
-        self.highest = first.open.epoch
+        self.highest = first.items[0].open.epoch
 
-        async def all_of_them() -> AsyncIterator[pb.FromTaskManager]:
+        async def all_of_them() -> AsyncIterator[pb.TaskManagerItems]:
             yield first
             async for message in requests:
                 yield message
@@ -81,13 +81,13 @@ async def test_a_restored_master_takes_an_epoch_above_what_the_boards_have_seen(
 
 async def test_a_refusal_that_is_not_about_epochs_changes_no_epoch(tmp_path: Path) -> None:
     class Stubborn(FakeBoard):
-        async def Work(self, requests: AsyncIterator[pb.FromTaskManager], context: Any) -> AsyncIterator[pb.FromAgent]:
+        async def Work(self, requests: AsyncIterator[pb.TaskManagerItems], context: Any) -> AsyncIterator[pb.AgentItems]:
             first = await anext(requests)
-            self.opens.append(first.open)
+            self.opens.append(first.items[0].open)
             self._notify()
-            metadata = ((receive.HIGHEST_EPOCH_KEY, str(first.open.epoch)),)
+            metadata = ((receive.HIGHEST_EPOCH_KEY, str(first.items[0].open.epoch)),)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not now", metadata)
-            yield pb.FromAgent()
+            yield pb.AgentItems()
 
     async with serving(Stubborn("b1")) as board, task_manager(tmp_path, ListedBoards([board])) as client:
         await client.submit()
@@ -120,9 +120,9 @@ async def test_labels_that_nobody_waits_for_any_more_are_discarded_when_their_bo
     class Delivering(FakeBoard):
         """It lists what it is trying to deliver, and says nothing more of it: the verdict came long ago."""
 
-        async def Work(self, requests: AsyncIterator[pb.FromTaskManager], context: Any) -> AsyncIterator[pb.FromAgent]:
+        async def Work(self, requests: AsyncIterator[pb.TaskManagerItems], context: Any) -> AsyncIterator[pb.AgentItems]:
             async for message in super().Work(requests, context):
-                if len(self.opens) == 1 or not message.HasField("outcome"):
+                if len(self.opens) == 1 or not message.items[0].HasField("outcome"):
                     yield message
 
     async with serving(Delivering("b1")) as board, task_manager(tmp_path, ListedBoards([board])) as client:

@@ -70,7 +70,9 @@ async def test_infer_of_a_task_that_fails_says_why(
 async def test_a_refused_picture_gets_its_own_reply_and_the_stream_goes_on(tmp_path: Path) -> None:
     async with task_manager(tmp_path, NOBODY) as client:
         wanted = [submission(tag=7), submission(tag=8, image=b"no picture"), submission(tag=9)]
-        replies = {reply.tag: reply async for reply in client.stub.SubmitStream(iter(wanted), timeout=10)}
+        messages = [pb.SubmitRequests(requests=wanted[:2]), pb.SubmitRequests(requests=wanted[2:])]
+        answers = client.stub.SubmitStream(iter(messages), timeout=10)
+        replies = {reply.tag: reply async for message in answers for reply in message.replies}
 
     assert sorted(replies) == [7, 8, 9]
     assert replies[7].task_id
@@ -141,7 +143,8 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         error = await refused_with(
             client.stub.Submit(submission(), timeout=10), grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full"
         )
-        reply = await anext(aiter(client.stub.SubmitStream(iter([submission()]), timeout=10)))
+        requests = pb.SubmitRequests(requests=[submission()])
+        (reply,) = (await anext(aiter(client.stub.SubmitStream(iter([requests]), timeout=10)))).replies
 
     trailing = dict(error.trailing_metadata() or ())
     assert int(str(trailing["retry-after-ms"])) > 0
@@ -184,7 +187,8 @@ async def test_watch_shows_what_was_there_what_changes_and_ends_when_all_have_se
             task_ids = [await client.submit(), await client.submit()]
             seen: dict[str, list[int]] = {task_id: [] for task_id in task_ids}
             async for event in client.stub.Watch(pb.WatchRequest(task_ids=task_ids, cursor=0), timeout=10):
-                seen[event.task.task_id].append(event.task.state)
+                for task in event.tasks:
+                    seen[task.task_id].append(task.state)
                 boards.boards = [board]  # from now on somebody does the work
 
     for states in seen.values():

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -167,6 +168,7 @@ class Master:
     def __init__(self, call: Any) -> None:
         self._call = call
         self._writing = asyncio.Lock()
+        self._unread: deque[pb.FromAgent] = deque()
 
     @classmethod
     @asynccontextmanager
@@ -188,16 +190,18 @@ class Master:
 
     async def send_message(self, message: pb.FromTaskManager) -> None:
         async with asyncio.timeout(WITHIN_S), self._writing:
-            await self._call.write(message)
+            await self._call.write(pb.TaskManagerItems(items=[message]))
 
     async def receive(self) -> pb.FromAgent:
-        async with asyncio.timeout(WITHIN_S):
-            message = await self._call.read()
-        if not isinstance(message, pb.FromAgent):
-            await self._call.initial_metadata()
-            code, details = await self._call.code(), await self._call.details()
-            raise AssertionError(f"the stream ended: {code} {details}")
-        return message
+        while not self._unread:
+            async with asyncio.timeout(WITHIN_S):
+                message = await self._call.read()
+            if not isinstance(message, pb.AgentItems):
+                await self._call.initial_metadata()
+                code, details = await self._call.code(), await self._call.details()
+                raise AssertionError(f"the stream ended: {code} {details}")
+            self._unread.extend(message.items)
+        return self._unread.popleft()
 
     async def next(self, kind: str) -> Any:
         """The next message, which must be of this kind."""
@@ -209,7 +213,7 @@ class Master:
         """Wait for the end of the stream, whatever is said before."""
         async with asyncio.timeout(WITHIN_S):
             try:
-                while isinstance(await self._call.read(), pb.FromAgent):
+                while isinstance(await self._call.read(), pb.AgentItems):
                     pass
             except grpc.aio.AioRpcError:
                 pass

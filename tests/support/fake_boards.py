@@ -56,21 +56,22 @@ class FakeBoard(pb_grpc.AgentServicer):
         self._to_say: asyncio.Queue[pb.FromAgent | None] = asyncio.Queue()
         self._changed = asyncio.Event()
 
-    async def Work(self, requests: AsyncIterator[pb.FromTaskManager], context: Any) -> AsyncIterator[pb.FromAgent]:
-        first = await anext(requests)
+    async def Work(self, requests: AsyncIterator[pb.TaskManagerItems], context: Any) -> AsyncIterator[pb.AgentItems]:
+        first = (await anext(requests)).items[0]
         self._to_say = asyncio.Queue()  # before anybody can see that there is a new stream
         self.opens.append(first.open)
         self._notify()
         if not self.says_hello:
             await asyncio.Event().wait()
         outbox = [pb.HeldAttempt(attempt_id=o.attempt_id, task_id=o.task_id) for o in self.outbox]
-        yield pb.FromAgent(hello=pb.Hello(device_id=self.device_id, boot_id="b", held=self.held, outbox=outbox))
+        hello = pb.Hello(device_id=self.device_id, boot_id="b", held=self.held, outbox=outbox)
+        yield pb.AgentItems(items=[pb.FromAgent(hello=hello)])
         for outcome in self.outbox:
             self._to_say.put_nowait(pb.FromAgent(outcome=outcome))
         reader = asyncio.create_task(self._read(requests))
         try:
             while (message := await self._to_say.get()) is not None:
-                yield message
+                yield pb.AgentItems(items=[message])
         finally:
             reader.cancel()
 
@@ -86,25 +87,29 @@ class FakeBoard(pb_grpc.AgentServicer):
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def _read(self, requests: AsyncIterator[pb.FromTaskManager]) -> None:
+    async def _read(self, requests: AsyncIterator[pb.TaskManagerItems]) -> None:
         pictures: dict[str, tuple[pb.Dispatch, bytearray]] = {}
         async for message in requests:
-            match message.WhichOneof("message"):
-                case "dispatch":
-                    self.dispatches.append(message.dispatch)
-                    pictures[message.dispatch.attempt_id] = (message.dispatch, bytearray())
-                case "chunk":
-                    dispatch, image = pictures[message.chunk.attempt_id]
-                    image += message.chunk.data
-                    if len(image) == dispatch.size_bytes:
-                        self._work(dispatch, bytes(image))
-                case "outcome_ack":
-                    self.acks.append(message.outcome_ack)
-                case "delivery_ack":
-                    self.delivery_acks.append(message.delivery_ack.attempt_id)
-                case "cancel":
-                    self.cancelled.append(message.cancel.attempt_id)
+            for item in message.items:
+                self._on_item(item, pictures)
             self._notify()
+
+    def _on_item(self, item: pb.FromTaskManager, pictures: dict[str, tuple[pb.Dispatch, bytearray]]) -> None:
+        match item.WhichOneof("message"):
+            case "dispatch":
+                self.dispatches.append(item.dispatch)
+                pictures[item.dispatch.attempt_id] = (item.dispatch, bytearray())
+            case "chunk":
+                dispatch, image = pictures[item.chunk.attempt_id]
+                image += item.chunk.data
+                if len(image) == dispatch.size_bytes:
+                    self._work(dispatch, bytes(image))
+            case "outcome_ack":
+                self.acks.append(item.outcome_ack)
+            case "delivery_ack":
+                self.delivery_acks.append(item.delivery_ack.attempt_id)
+            case "cancel":
+                self.cancelled.append(item.cancel.attempt_id)
 
     def _work(self, dispatch: pb.Dispatch, image: bytes) -> None:
         self.say(pb.FromAgent(accepted=pb.Accepted(attempt_id=dispatch.attempt_id)))

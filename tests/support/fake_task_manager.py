@@ -15,7 +15,7 @@ from edgesched.v1 import task_manager_pb2 as pb
 from edgesched.v1 import task_manager_pb2_grpc as rpc
 
 Answer = Callable[[pb.SubmitRequest], pb.Refusal | None]
-Context = grpc.aio.ServicerContext[pb.SubmitRequest, pb.SubmitReply]
+Context = grpc.aio.ServicerContext[pb.SubmitRequests, pb.SubmitReplies]
 
 
 class FakeTaskManager(rpc.TaskManagerServicer):
@@ -42,13 +42,13 @@ class FakeTaskManager(rpc.TaskManagerServicer):
     # --- submissions ---
 
     async def SubmitStream(
-        self, requests: AsyncIterator[pb.SubmitRequest], context: Context
-    ) -> AsyncIterator[pb.SubmitReply]:
+        self, requests: AsyncIterator[pb.SubmitRequests], context: Context
+    ) -> AsyncIterator[pb.SubmitReplies]:
         self.streams += 1
         breaks_after = self.break_after.pop(0) if self.break_after else None
         group: list[pb.SubmitReply] = []
         count = 0
-        async for request in requests:
+        async for request in _each(requests):
             count += 1
             self.received.append(request)
             self.got_one.set()
@@ -63,11 +63,9 @@ class FakeTaskManager(rpc.TaskManagerServicer):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the task manager is stopping")
             group.append(self._reply(request))
             if len(group) == self.reply_in_groups_of:
-                for reply in reversed(group):
-                    yield reply
+                yield pb.SubmitReplies(replies=reversed(group))
                 group.clear()
-        for reply in group:
-            yield reply
+        yield pb.SubmitReplies(replies=group)
 
     def _reply(self, request: pb.SubmitRequest) -> pb.SubmitReply:
         refusal = self.refusal_for(request)
@@ -112,7 +110,7 @@ class FakeTaskManager(rpc.TaskManagerServicer):
         async with self._changed:
             self._changed.notify_all()
 
-    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchEvent]:
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchEvents]:
         self.watched.append(request)
         self.is_watched.set()
         unknown = [i for i in request.task_ids if i not in self.tasks]
@@ -129,12 +127,18 @@ class FakeTaskManager(rpc.TaskManagerServicer):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the task manager is stopping")
                 count += 1
                 seen = task.revision
-                yield pb.WatchEvent(task=task)
+                yield pb.WatchEvents(tasks=[task])
             if all(wire.task(self.tasks[i]).is_settled for i in request.task_ids):
                 return
             async with self._changed:
                 if all(self.tasks[i].revision <= seen for i in request.task_ids):
                     await self._changed.wait()
+
+
+async def _each(messages: AsyncIterator[pb.SubmitRequests]) -> AsyncIterator[pb.SubmitRequest]:
+    async for message in messages:
+        for request in message.requests:
+            yield request
 
 
 def _revision(task: pb.Task) -> int:

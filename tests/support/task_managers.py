@@ -59,9 +59,9 @@ class Client:
         call = self.stub.Watch(pb.WatchRequest(task_ids=[task_id], cursor=0), timeout=within_s)
         try:
             async for event in call:
-                last = wire.task(event.task)
-                if holds(last):
-                    return last
+                for last in map(wire.task, event.tasks):
+                    if holds(last):
+                        return last
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise

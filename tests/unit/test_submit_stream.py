@@ -11,9 +11,9 @@ from edgesched.task_manager.service import TaskManagerService
 from edgesched.v1 import task_manager_pb2 as pb
 
 
-async def cut_off() -> AsyncIterator[pb.SubmitRequest]:
+async def cut_off() -> AsyncIterator[pb.SubmitRequests]:
     raise grpc.aio.BaseError("Server already stopped.")  # what gRPC says when the server stops under a stream
-    yield pb.SubmitRequest()
+    yield pb.SubmitRequests()
 
 
 async def test_a_stream_that_is_open_when_the_server_stops_is_no_crash() -> None:
