@@ -32,7 +32,7 @@ class Journal:
         self._size_bytes = size_bytes  # of what is certainly durable
         self._by_task: dict[TaskId, Entry] = {}
         self._owner: dict[tuple[str, str], TaskId] = {}
-        self._remember(entries)
+        self.remember(entries)
 
     @classmethod
     @contextmanager
@@ -66,11 +66,14 @@ class Journal:
     def __len__(self) -> int:
         return len(self._by_task)
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Add entries: all are durable when this returns, none is known when it raises.
+    def remember(self, entries: Sequence[Entry]) -> None:
+        """Know them from now on; `write` has to follow."""
+        for entry in entries:
+            self._by_task[entry.task_id] = entry
+            self._owner[entry.model, entry.stem] = entry.task_id
 
-        Raises: OSError.
-        """
+    def write(self, entries: Sequence[Entry]) -> None:
+        """They are durable when this returns. Raises: OSError; none of them is on the disk then."""
         lines = "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries).encode()
         try:
             # A write at the known end replaces what a failed one left there, and makes its pages dirty again.
@@ -80,12 +83,6 @@ class Journal:
             os.ftruncate(self._descriptor, self._size_bytes)
             raise
         self._size_bytes += len(lines)
-        self._remember(entries)
-
-    def _remember(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            self._by_task[entry.task_id] = entry
-            self._owner[entry.model, entry.stem] = entry.task_id
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:

@@ -1,4 +1,8 @@
-"""Writes labels as files below one directory: each task's once, and durably before anybody is told."""
+"""Writes labels as files below one directory: each task's once, and durably before anybody is told.
+
+The labels are in the redo log, which is synced, before their files are written, which are not. Every few seconds the
+files are synced all at once, their tasks are noted in the journal, and the redo log begins anew.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,20 @@ import json
 import logging
 import os
 import re
+import threading
+import time
 import unicodedata
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from client import redo_log
 from client.journal import FILE_NAME, Entry, Journal
+from client.redo_log import Redo, RedoLog, sync_file_system
 from edgesched.domain.detection import as_json, digest, text_lines
 from edgesched.domain.task import TaskId
-from edgesched.errors import StartupError
+from edgesched.errors import StartupError, StorageFailed
 from edgesched.rest import LabelledPicture
 
 log = logging.getLogger(__name__)
@@ -27,8 +34,9 @@ MAX_NAME_BYTES = 255
 LONGEST_EXTENSION = ".json"
 _json = json.JSONEncoder(ensure_ascii=False).encode
 TEMPORARY = ".edgesched-{}.tmp"
-SYNC_THREADS = 16
-"""fsync is mostly waiting, and a file system commits many of them in one go."""
+CHECKPOINT_S = 2.0
+CHECKPOINT_BYTES = 8 * 1024 * 1024
+"""Of the redo log. Files that somebody took away since the last checkpoint come back after a crash, so it is short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +70,13 @@ class _Job:
 class LabelStore:
     """The label files of one directory. One process at a time (a lock sees to it), one thread at a time."""
 
-    def __init__(self, directory: Path, journal: Journal, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, directory: Path, journal: Journal, redo: RedoLog) -> None:
         self._directory = directory
         self._journal = journal
-        self._pool = pool
+        self._redo = redo
+        self._in_use = threading.Lock()
+        self._unwritten: list[Entry] = []  # that the journal's file does not have yet
+        self._checkpoint_at = time.monotonic()
         self._numbers = itertools.count(1)
         self._durable_folders: set[Path] = set()
 
@@ -77,12 +88,18 @@ class LabelStore:
             try:
                 directory.mkdir(parents=True, exist_ok=True)
                 journal = stack.enter_context(Journal.opened(directory / FILE_NAME))
+                redo, left = stack.enter_context(RedoLog.opened(directory / redo_log.FILE_NAME))
+                _sync(directory)
                 for folder in ("*", "*/rst"):
                     for left_behind in directory.glob(f"{folder}/{TEMPORARY.format('*')}"):
                         left_behind.unlink()
+                store = cls(directory, journal, redo)
+                store._do_again(left)
             except OSError as error:
                 raise StartupError(f"--dir {directory}: cannot be used: {error.strerror}") from error
-            yield cls(directory, journal, stack.enter_context(ThreadPoolExecutor(SYNC_THREADS, "labels")))
+            yield store
+            with store._in_use:  # whoever called `store` last may have stopped waiting for it
+                store._checkpoint()
 
     @property
     def known_tasks(self) -> int:
@@ -92,27 +109,63 @@ class LabelStore:
         """Write all of them as one group. Returns: a verdict per item, in their order.
 
         An item that is here already is not written again, unless a file of it has gone.
+        Raises: StorageFailed if nobody can tell any more what the disk has: the process must end.
         """
         jobs: dict[TaskId, _Job] = {}
         claimed: set[tuple[str, str]] = set()  # names that earlier items of this group take
-        verdicts = [self._plan(item, jobs, claimed) for item in items]
-
-        by_folder: dict[Path, list[_Job]] = {}
-        for job in jobs.values():
-            by_folder.setdefault(job.folder, []).append(job)
-        for folder, group in by_folder.items():
-            with _blaming(*group):
-                self._make_folder(folder)
-        writes = [(job, file) for job in jobs.values() for file in job.files]
-        list(self._pool.map(_write_all, (writes[n::SYNC_THREADS] for n in range(SYNC_THREADS))))
-        for job in jobs.values():
-            _put_in_place(job)
-        for folder, group in by_folder.items():
-            with _blaming(*group):
-                _sync(folder)
-        self._record([job for job in jobs.values() if job.is_new and job.error is None])
-
+        with self._in_use:
+            verdicts = [self._plan(item, jobs, claimed) for item in items]
+            self._carry_out(list(jobs.values()))
+            if time.monotonic() - self._checkpoint_at > CHECKPOINT_S or self._redo.size_bytes > CHECKPOINT_BYTES:
+                self._checkpoint()
         return [verdict or _verdict(jobs[item.task_id], item) for verdict, item in zip(verdicts, items, strict=True)]
+
+    def _carry_out(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            with _blaming(job):
+                self._make_folder(job.folder)
+        sound = [job for job in jobs if job.error is None]
+        with _blaming(*sound):
+            if sound:
+                self._redo.append([Redo(stem=job.stem, item=job.item) for job in sound])
+        for job in sound:
+            if job.error is None:
+                _write(job)
+        noted = [_entry(job) for job in sound if job.is_new and job.error is None]
+        self._journal.remember(noted)
+        self._unwritten += noted
+
+    def _do_again(self, left: Sequence[Redo]) -> None:
+        """After a crash: labels that were promised to be safe, and whose files may not be."""
+        for redo in {redo.item.task_id: redo for redo in left}.values():
+            known = self._journal.get(redo.item.task_id)
+            job = self._job(redo.item, self._folder(redo.item.model), redo.stem, is_new=known is None)
+            job.files = [file for file in job.files if not _has(file)]
+            with _blaming(job):
+                self._make_folder(job.folder)
+                _write(job)
+            if job.error is not None:  # it comes again: nobody was told that it is here
+                log.error("labels.not_stored", extra={"task_id": redo.item.task_id, "cause": str(job.error)})
+            elif job.is_new:
+                self._journal.remember([_entry(job)])
+                self._unwritten.append(_entry(job))
+        if left:
+            log.info("labels.recovered", extra={"pictures": len(left)})
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Raises: StorageFailed."""
+        self._checkpoint_at = time.monotonic()
+        if not self._redo.size_bytes:
+            return
+        try:
+            sync_file_system(self._directory)
+            self._journal.write(self._unwritten)
+            self._redo.clear()
+        except OSError as error:
+            # What could not be synced may be gone from memory too. The next start writes it again.
+            raise StorageFailed(f"labels in {self._directory} cannot be made durable: {error.strerror}") from error
+        self._unwritten.clear()
 
     # --- where labels go ---
 
@@ -126,21 +179,25 @@ class LabelStore:
         try:
             folder = self._folder(known.model if known else item.model)
             stem = known.stem if known else self._free_stem(item, folder, claimed)
-            files = [
-                self._file(folder / f"{stem}.json", label_json(item)),
-                self._file(folder / f"{stem}.txt", text_lines(item.detections).encode()),
-            ]
+            job = self._job(item, folder, stem, is_new=known is None)
             if known:
-                files = [file for file in files if not file.final.exists()]
+                job.files = [file for file in job.files if not file.final.exists()]
                 if known.digest != digest(item.detections):
                     log.warning("labels.differ", extra={"task_id": item.task_id, "kept": f"{folder / stem}.json"})
         except OSError as error:
             return Verdict(error=error)
-        if not files:
+        if not job.files:
             return Verdict()
         claimed.add((item.model, stem))
-        jobs[item.task_id] = _Job(item=item, stem=stem, folder=folder, files=files, is_new=known is None)
+        jobs[item.task_id] = job
         return None
+
+    def _job(self, item: LabelledPicture, folder: Path, stem: str, *, is_new: bool) -> _Job:
+        files = [
+            self._file(folder / f"{stem}.json", label_json(item)),
+            self._file(folder / f"{stem}.txt", text_lines(item.detections).encode()),
+        ]
+        return _Job(item=item, stem=stem, folder=folder, files=files, is_new=is_new)
 
     def _folder(self, model: str) -> Path:
         return self._directory / model if self._directory.absolute().name == "rst" else self._directory / model / "rst"
@@ -167,22 +224,6 @@ class LabelStore:
             _sync(parent)
         self._durable_folders.add(folder)
 
-    def _record(self, jobs: Sequence[_Job]) -> None:
-        if not jobs:
-            return
-        with _blaming(*jobs):
-            self._journal.append(
-                [
-                    Entry(
-                        task_id=job.item.task_id,
-                        model=job.item.model,
-                        stem=job.stem,
-                        digest=digest(job.item.detections),
-                    )
-                    for job in jobs
-                ]
-            )
-
 
 @contextmanager
 def _blaming(*jobs: _Job) -> Iterator[None]:
@@ -194,23 +235,30 @@ def _blaming(*jobs: _Job) -> Iterator[None]:
             job.error = job.error or error
 
 
-def _write_all(writes: Sequence[tuple[_Job, _File]]) -> None:
-    for job, file in writes:
-        if job.error is None:
-            with _blaming(job), file.temporary.open("wb") as stream:
-                stream.write(file.content)
-                stream.flush()
-                os.fsync(stream.fileno())
-
-
-def _put_in_place(job: _Job) -> None:
+def _write(job: _Job) -> None:
+    """Readers see a whole file or none, and a JSON file only with its text beside it."""
     with _blaming(job):
-        # The JSON file comes first: it names the task, so after a crash the pair is known as this task's.
-        for file in job.files:
-            if job.error is None:
-                file.temporary.replace(file.final)
-            else:
+        try:
+            for file in job.files:
+                with open(file.temporary, "wb", buffering=0) as stream:
+                    stream.write(file.content)
+            for file in reversed(job.files):
+                os.rename(file.temporary, file.final)
+        except OSError:
+            for file in job.files:
                 file.temporary.unlink(missing_ok=True)
+            raise
+
+
+def _has(file: _File) -> bool:
+    try:
+        return file.final.read_bytes() == file.content
+    except OSError:
+        return False
+
+
+def _entry(job: _Job) -> Entry:
+    return Entry(task_id=job.item.task_id, model=job.item.model, stem=job.stem, digest=digest(job.item.detections))
 
 
 def _sync(directory: Path) -> None:

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import label_store
+from client import label_store, redo_log
 from client.journal import FILE_NAME
 from client.label_store import LabelStore, Verdict, label_json, why_unusable
 from edgesched import catalogue
 from edgesched.domain.detection import Detection
 from edgesched.domain.task import AttemptId, TaskId
-from edgesched.errors import StartupError
+from edgesched.errors import StartupError, StorageFailed
 from edgesched.rest import LabelledPicture
 from tests.support.disks import no_file_longer_than
 
-STAR = Detection(class_id=2, label="stjärna", confidence=0.875, x1=1.5, y1=2, x2=30, y2=40)
+STAR = Detection(class_id=2, label="stjärna", confidence=0.875, x1=1.5, y1=2.0, x2=30.0, y2=40.0)
 
 
 def item(task_id: str, file_name: str = "a.jpg", *, model: str = "shapes", found: int = 1) -> LabelledPicture:
@@ -68,26 +70,84 @@ def test_a_task_gets_a_json_and_a_text_file(store: LabelStore, directory: Path) 
     }
 
 
-def test_files_then_their_directory_then_the_journal_are_durable_before_it_returns(
+def test_labels_and_new_directories_are_durable_before_it_returns(
     store: LabelStore, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
-    sync = os.fsync
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, recording(getattr(os, name), synced))
+    store.store([item("t1"), item("t2")])
+    assert synced[-1] == (directory / redo_log.FILE_NAME).stat().st_ino
+    parents = [directory.parent, directory, directory / "shapes"]
+    assert {path.stat().st_ino for path in parents} <= set(synced), "a new directory could vanish with all in it"
 
-    def recording(descriptor: int) -> None:
+
+def recording(sync: Callable[[int], None], synced: list[int]) -> Callable[[int], None]:
+    def record(descriptor: int) -> None:
         sync(descriptor)
         synced.append(os.fstat(descriptor).st_ino)
 
-    monkeypatch.setattr(os, "fsync", recording)
-    store.store([item("t1"), item("t2")])
-    folder = directory / "shapes" / "rst"
-    files = {path.stat().st_ino for path in folder.iterdir()}
-    *before, folder_synced, journal_synced = synced
-    assert journal_synced == (directory / FILE_NAME).stat().st_ino
-    assert folder_synced == folder.stat().st_ino
-    assert files <= set(before)
-    parents = [directory.parent, directory, directory / "shapes"]
-    assert {path.stat().st_ino for path in parents} <= set(before), "a new directory could vanish with all in it"
+    return record
+
+
+def lose_power(directory: Path, saved: Path, torn: bytes = b"") -> None:
+    """What a disk has that kept only what was synced: the two logs as they were saved, and no label file."""
+    shutil.rmtree(directory)
+    shutil.copytree(saved, directory)
+    with (directory / redo_log.FILE_NAME).open("ab") as file:
+        file.write(torn)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"stem": "b", "item": {"task_id": "t3"'])
+def test_labels_whose_files_a_power_cut_took_are_written_again(tmp_path: Path, torn: bytes) -> None:
+    directory, saved = tmp_path / "data", tmp_path / "saved"
+    with LabelStore.opened(directory) as store:
+        store.store([item("t1"), item("t2")])
+        before = {path.name: path.read_bytes() for path in (directory / "shapes" / "rst").iterdir()}
+        saved.mkdir()
+        for name in (FILE_NAME, redo_log.FILE_NAME):
+            shutil.copy(directory / name, saved / name)
+    lose_power(directory, saved, torn)
+    with LabelStore.opened(directory) as store:
+        assert {path.name: path.read_bytes() for path in (directory / "shapes" / "rst").iterdir()} == before
+        assert store.store([item("t2"), item("t1")]) == [Verdict(), Verdict()]
+
+
+def test_a_file_that_was_taken_away_after_a_clean_stop_stays_away(directory: Path) -> None:
+    with LabelStore.opened(directory) as store:
+        store.store([item("t1")])
+    for path in (directory / "shapes" / "rst").iterdir():
+        path.unlink()
+    with LabelStore.opened(directory) as store:
+        assert names(directory) == []
+        assert store.known_tasks == 1
+
+
+def test_a_log_that_has_grown_begins_anew_once_its_files_are_durable(
+    store: LabelStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_store, "CHECKPOINT_BYTES", 100)
+    store.store([item("t1")])
+    assert (directory / redo_log.FILE_NAME).stat().st_size == 0
+    assert b'"t1"' in (directory / FILE_NAME).read_bytes()
+
+
+def test_when_nobody_can_tell_what_the_disk_has_the_process_ends_and_the_next_one_does_it_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(label_store, "CHECKPOINT_BYTES", 0)
+        patch.setattr(label_store, "sync_file_system", broken)
+        with pytest.raises(StorageFailed, match="Input/output error"), LabelStore.opened(directory) as store:
+            store.store([item("t1")])
+    for path in (directory / "shapes" / "rst").iterdir():
+        path.unlink()
+    with LabelStore.opened(directory) as store:
+        assert names(directory) == ["a.json", "a.txt"]
+        assert store.known_tasks == 1
 
 
 def test_a_directory_named_rst_gets_no_second_one(tmp_path: Path) -> None:
@@ -235,7 +295,7 @@ def test_a_name_that_could_lead_elsewhere_is_rejected(store: LabelStore, directo
 def test_a_model_that_could_lead_elsewhere_is_rejected(store: LabelStore, directory: Path, model: str) -> None:
     (verdict,) = store.store([item("t1", model=model)])
     assert verdict.rejected is not None
-    assert [path.name for path in directory.iterdir()] == [FILE_NAME]
+    assert {path.name for path in directory.iterdir()} == {FILE_NAME, redo_log.FILE_NAME}
 
 
 @pytest.mark.parametrize(
