@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from agents.outbox_files import STORED_OUTCOME, Group, OutboxFiles, StoredOutcome
 from agents.work import Assignment, Outcome
-from edgesched.domain.task import AttemptId, Failure
+from edgesched.domain.task import AttemptId, Failure, Result
 from edgesched.errors import StartupError
 
 RESERVED_PER_ATTEMPT = 64 * 1024
@@ -28,6 +29,17 @@ MAX_FAILURES = 1_000
 omits it, and the task manager queues the task again."""
 
 RETRY_WRITE_S = 1.0
+
+PAUSE_FACTOR = 2.0
+LONGEST_PAUSE_S = 0.01
+"""Writing takes a part of the time only: what a group costs hardly depends on its size, so small ones do not pay. The
+first one after a quiet time is written at once."""
+
+REMOVE_AFTER_S = 0.5
+"""Settled groups go with the next group that is written, or after this time."""
+
+RESULTS_KEPT = 256
+"""Newest entries whose labels are in memory as they came, besides as JSON: they are told and delivered soon."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +56,7 @@ class Entry:
     assignment: Assignment
     stage: Stage
     failure: Failure | None = None
+    result: Result | None = None  # of the newest ones
     line: bytes = b""  # a StoredOutcome as JSON; kept small like this, entries may wait for hours
     group: Group | None = None
     is_delivered: bool = False
@@ -54,7 +67,7 @@ class Entry:
         return self.assignment.attempt_id
 
     def outcome(self) -> Outcome:
-        return self.failure or STORED_OUTCOME.parse(self.line).result
+        return self.failure or self.result or STORED_OUTCOME.parse(self.line).result
 
 
 class Outbox:
@@ -68,6 +81,7 @@ class Outbox:
         self._entries: dict[AttemptId, Entry] = {}
         self._unwritten: list[Entry] = []
         self._obsolete: list[Group] = []
+        self._newest: deque[Entry] = deque()
         self._failures: dict[AttemptId, Entry] = {}
         self._delivering: dict[str, dict[AttemptId, Entry]] = {}
         self._bytes = 0
@@ -108,6 +122,7 @@ class Outbox:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            started_at = time.monotonic()
             flush = asyncio.ensure_future(self._flush())
             try:
                 is_written = await asyncio.shield(flush)
@@ -117,6 +132,8 @@ class Outbox:
             if not is_written:
                 await asyncio.sleep(RETRY_WRITE_S)
                 self._wake.set()
+                continue
+            await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - started_at)))
 
     # --- filled by the supervisor ---
 
@@ -139,7 +156,10 @@ class Outbox:
             created_at_ms=time.time_ns() // 1_000_000,
             result=outcome,
         )
-        entry = Entry(assignment=assignment, stage=Stage.UNWRITTEN, line=STORED_OUTCOME.dump(stored))
+        entry = Entry(assignment=assignment, stage=Stage.UNWRITTEN, result=outcome, line=STORED_OUTCOME.dump(stored))
+        self._newest.append(entry)
+        if len(self._newest) > RESULTS_KEPT:
+            self._newest.popleft().result = None
         self._entries[entry.attempt_id] = entry
         self._unwritten.append(entry)
         self.written.clear()
@@ -223,8 +243,9 @@ class Outbox:
             group.live -= 1
             if group.live == 0:
                 self._bytes -= group.size_bytes
+                if not self._obsolete:
+                    asyncio.get_running_loop().call_later(REMOVE_AFTER_S, self._wake.set)
                 self._obsolete.append(group)
-                self._wake.set()
 
     def _adopt(self, group: Group, lines: list[bytes]) -> None:
         self._bytes += group.size_bytes
@@ -247,8 +268,7 @@ class Outbox:
         batch, self._unwritten = self._unwritten, []
         obsolete, self._obsolete = self._obsolete, []
         try:
-            await asyncio.to_thread(self._files.remove, obsolete)
-            group = await asyncio.to_thread(self._files.write, [entry.line for entry in batch]) if batch else None
+            group = await asyncio.to_thread(self._files.write, [entry.line for entry in batch], obsolete)
         except OSError as error:
             self._unwritten = batch + self._unwritten
             self._obsolete = obsolete + self._obsolete

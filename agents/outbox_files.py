@@ -76,19 +76,22 @@ class OutboxFiles:
             groups.append((Group(path=path, size_bytes=path.stat().st_size, live=len(lines)), lines))
         return groups
 
-    def write(self, lines: Sequence[bytes]) -> Group:
-        """Write a group; it survives a power cut when this returns. Raises: OSError; nothing is kept then."""
+    def write(self, lines: Sequence[bytes], obsolete: Iterable[Group]) -> Group | None:
+        """Remove the obsolete groups, and write one with these lines, if there are any.
+
+        What was written survives a power cut when this returns. Removals are not synced: a file that comes back is
+        settled by the ledger once more.
+        Raises: OSError; nothing is kept then.
+        """
+        for group in obsolete:
+            group.path.unlink(missing_ok=True)
+        if not lines:
+            return None
         path = self._directory / f"{self._next_number:012d}{SUFFIX}"
         self._next_number += 1
         data = b"\n".join(lines) + b"\n"
         write_atomically(path, data)
         return Group(path=path, size_bytes=len(data), live=len(lines))
-
-    def remove(self, groups: Iterable[Group]) -> None:
-        """Not synced: a file that comes back after a power cut is settled by the ledger once more."""
-        for group in groups:
-            with contextlib.suppress(FileNotFoundError):
-                group.path.unlink()
 
     def stored(self) -> Iterator[StoredOutcome]:
         """What the files hold, oldest first, settled or not; damaged files are left out, and nothing is changed.
