@@ -29,6 +29,8 @@ GROUP_BYTES = 64 * 1024 * 1024
 MAX_WAITING = 256
 """Calls of one kind in the queue; further callers wait for room."""
 READING_THREADS = 2
+FRESH_BYTES = 32 * 1024 * 1024
+"""Of pictures that are kept in memory until they are read, which they are once as a rule, and soon."""
 FREE_WHEN_DEAD_FRACTION = 0.25
 """A segment's dead bytes are given back each time that they grow to this part of it: rarely, and never all too late."""
 
@@ -67,6 +69,8 @@ class SegmentImageStore:
         self._current: int | None = None  # the writer's, as of the newest answered group
         self._room_to_put = asyncio.Semaphore(MAX_WAITING)
         self._room_to_read = asyncio.Semaphore(MAX_WAITING)
+        self._fresh: dict[ImageRef, bytes] = {}
+        self._fresh_bytes = 0
         self._waiting: list[_Put] = []
         self._is_busy = False
         self._idle = asyncio.Event()
@@ -133,6 +137,8 @@ class SegmentImageStore:
     async def read(self, ref: ImageRef) -> bytes:
         if not self._is_live(ref):
             raise NotKnown(f"picture {ref} is not stored any more")
+        if (fresh := self._take_fresh(ref)) is not None:
+            return fresh
         async with self._room_to_read:
             loop = asyncio.get_running_loop()
             picture = await loop.run_in_executor(self._reading, segment_files.read, self._directory, place_of(ref))
@@ -206,6 +212,7 @@ class SegmentImageStore:
                 if answer.done():  # its caller was cancelled
                     unwanted += mine
                 else:
+                    self._keep_fresh(mine, images)
                     answer.set_result(mine)
         else:
             self._refuse(group, error)
@@ -227,6 +234,19 @@ class SegmentImageStore:
             if not answer.done():
                 answer.set_exception(_copy_of(error))
 
+    def _keep_fresh(self, refs: Sequence[ImageRef], images: Sequence[bytes]) -> None:
+        """Those that are there stay: in a long queue the oldest are wanted first."""
+        for ref, image in zip(refs, images, strict=True):
+            if self._fresh_bytes + len(image) <= FRESH_BYTES:
+                self._fresh[ref] = image
+                self._fresh_bytes += len(image)
+
+    def _take_fresh(self, ref: ImageRef) -> bytes | None:
+        image = self._fresh.pop(ref, None)
+        if image is not None:
+            self._fresh_bytes -= len(image)
+        return image
+
     def _is_live(self, ref: ImageRef) -> bool:
         segment = self._segments.get(_segment_of(ref))
         return segment is not None and ref in segment.live
@@ -241,6 +261,7 @@ class SegmentImageStore:
         for ref in refs:
             number = _segment_of(ref)
             segment = self._segments.get(number)
+            self._take_fresh(ref)
             if segment is not None and ref in segment.live:
                 place = place_of(ref)
                 segment.live.remove(ref)

@@ -17,6 +17,8 @@ from edgesched.ledger.group import Command, Group, RowCache
 
 log = logging.getLogger(__name__)
 
+PAUSE_FACTOR = 2.0
+LONGEST_PAUSE_S = 0.008
 MAX_WAITING = 1_024
 """Commands in the queue; further callers wait for room."""
 
@@ -40,6 +42,7 @@ class Writer:
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._waiting: list[_Waiting] = []
         self._is_busy = False
+        self._started_at = 0.0  # the latest group
         self._idle = asyncio.Event()
         self._error: EdgeSchedError | None = None
         self._failed = asyncio.Event()
@@ -81,6 +84,7 @@ class Writer:
             self._idle.set()
             return
         commands = [command for command, _ in group]
+        self._started_at = asyncio.get_running_loop().time()
         done = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, commands)
         done.add_done_callback(partial(self._answer_group, group))
 
@@ -102,7 +106,11 @@ class Writer:
             for _, answer in group:
                 if not answer.done() and self._error is not None:
                     answer.set_exception(_again(self._error))
-        self._start_group()
+        # A group that starts at once would be small, and the next ones too: what a group costs hardly depends on its
+        # size. So commits take a part of the time only, whatever the disk is like.
+        loop = asyncio.get_running_loop()
+        pause_s = min(LONGEST_PAUSE_S, PAUSE_FACTOR * (loop.time() - self._started_at))
+        loop.call_later(pause_s, self._start_group)
 
     def _fail(self, error: BaseException) -> None:
         """Any error here, a bug included, leaves it open what the disk has: only a new start can tell."""

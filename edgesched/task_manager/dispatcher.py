@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_CAPACITY = 4_096  # rows cached in memory; the rest waits in the ledger
 REFILL_BELOW = 512
-FIRST_BITE = 64  # tasks per model in the first placement call of a round; doubled while all of them find a device
+FIRST_BITE = 8  # tasks per model in the first placement call of a round; doubled while all of them find a device
 LARGEST_BITE = 256
 DEEPEST_LOOK = 1_024  # into one line, when its first tasks wait for busy devices while another device has room
 LOOK_AGAIN_MS = 1_000.0  # at least this often, hint or no hint
@@ -58,6 +59,8 @@ class Dispatcher:
         self._ledger_has_more = True
         self._samples: list[FinishedSample] = []
         self._wake = asyncio.Event()
+        self._is_fleet_new = True
+        self._looked_at_ms = -math.inf
         self._is_placement_away = False
         self._is_open = True
 
@@ -105,12 +108,22 @@ class Dispatcher:
                 self._wake.clear()
                 if self._is_open:
                     await self._refill()
-                    await self._place_all(listener, tasks)
+                    if self._is_look_due():
+                        await self._place_all(listener, tasks)
                 await self._rest()
+
+    def _is_look_due(self) -> bool:
+        """With an empty queue there is nothing to decide; only the routes are looked at, when the fleet has changed."""
+        now_ms = self._clock.monotonic_ms()
+        is_due = len(self._queue) > 0 or self._is_fleet_new or now_ms - self._looked_at_ms >= LOOK_AGAIN_MS
+        if is_due:
+            self._is_fleet_new, self._looked_at_ms = False, now_ms
+        return is_due
 
     async def _follow_fleet(self) -> None:
         while True:
             await self._placement.wait_for_change()
+            self._is_fleet_new = True
             self._wake.set()
 
     async def _rest(self) -> None:
@@ -160,7 +173,7 @@ class Dispatcher:
             bite = min(LARGEST_BITE, bite * 2)
             if not models and openings:
                 deepest = max(openings, key=openings.__getitem__)
-                models, bite = [deepest], openings.pop(deepest) + FIRST_BITE
+                models, bite = [deepest], openings.pop(deepest) + LARGEST_BITE // 4
             if not models:
                 return
 

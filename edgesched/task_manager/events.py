@@ -12,6 +12,8 @@ from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
 
 MAX_EVENTS_PER_COMMIT = 512
+UNHURRIED_S = 0.05
+"""An event that nobody waits for is held so long: most tasks are done by then, and one commit has their whole life."""
 
 Then = Callable[[Applied], None]
 
@@ -27,24 +29,35 @@ class EventLog:
         self.commit_ms = 0.0
         """That all commits together took."""
         self._waiting: deque[tuple[LedgerEvent, Then | None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None  # runs while only unhurried events wait
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def add(self, event: LedgerEvent, then: Then | None = None) -> None:
-        """Events of one task are applied in the order in which they were added."""
+    def add(self, event: LedgerEvent, then: Then | None = None, *, is_urgent: bool | None = None) -> None:
+        """Events of one task are applied in the order in which they were added.
+
+        is_urgent: None: if somebody waits for the verdict.
+        """
         self._waiting.append((event, then))
         self._idle.clear()
-        self._wake.set()
+        if then is not None if is_urgent is None else is_urgent:
+            self._wake.set()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(UNHURRIED_S, self._wake.set)
 
     async def drained(self) -> None:
         """Return when everything that was added is committed."""
+        self._wake.set()
         await self._idle.wait()
 
     async def run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             while self._waiting:
                 count = min(len(self._waiting), MAX_EVENTS_PER_COMMIT)
                 batch = [self._waiting.popleft() for _ in range(count)]

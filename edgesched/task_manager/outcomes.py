@@ -112,9 +112,8 @@ class Outcomes:
             )
             acknowledge()  # the labels stay in the ledger; the task manager goes on trying
             return
-        self._events.add(
-            LedgerEvent(task_id=TaskId(message.task_id), event=Event.DELIVERED, attempt_id=attempt_id), acknowledge
-        )
+        event = LedgerEvent(task_id=TaskId(message.task_id), event=Event.DELIVERED, attempt_id=attempt_id)
+        self._events.add(event, acknowledge, is_urgent=False)  # the client has its labels; the board can wait
 
     def picture_lost(self, link: DeviceLink, attempt: OpenAttempt, cause: str) -> None:
         """Trying again cannot help: the task fails, and all the others go on."""

@@ -81,7 +81,9 @@ async def test_a_restored_master_takes_an_epoch_above_what_the_boards_have_seen(
 
 async def test_a_refusal_that_is_not_about_epochs_changes_no_epoch(tmp_path: Path) -> None:
     class Stubborn(FakeBoard):
-        async def Work(self, requests: AsyncIterator[pb.TaskManagerItems], context: Any) -> AsyncIterator[pb.AgentItems]:
+        async def Work(
+            self, requests: AsyncIterator[pb.TaskManagerItems], context: Any
+        ) -> AsyncIterator[pb.AgentItems]:
             first = await anext(requests)
             self.opens.append(first.items[0].open)
             self._notify()
@@ -120,7 +122,9 @@ async def test_labels_that_nobody_waits_for_any_more_are_discarded_when_their_bo
     class Delivering(FakeBoard):
         """It lists what it is trying to deliver, and says nothing more of it: the verdict came long ago."""
 
-        async def Work(self, requests: AsyncIterator[pb.TaskManagerItems], context: Any) -> AsyncIterator[pb.AgentItems]:
+        async def Work(
+            self, requests: AsyncIterator[pb.TaskManagerItems], context: Any
+        ) -> AsyncIterator[pb.AgentItems]:
             async for message in super().Work(requests, context):
                 if len(self.opens) == 1 or not message.items[0].HasField("outcome"):
                     yield message
