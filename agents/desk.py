@@ -22,8 +22,8 @@ class Stream(Protocol):
     @property
     def ledger_id(self) -> str: ...
 
-    def due(self, attempt_id: AttemptId) -> None:
-        """The entry of this attempt has news."""
+    def due(self, entry: Entry) -> None:
+        """It has news."""
         ...
 
 
@@ -35,7 +35,7 @@ class Uplink:
 
     def news(self, entry: Entry) -> None:
         if self.stream is not None and self.stream.ledger_id == entry.assignment.ledger_id:
-            self.stream.due(entry.attempt_id)
+            self.stream.due(entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

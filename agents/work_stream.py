@@ -21,12 +21,16 @@ from agents.work import Assignment, Job
 from edgesched import wire
 from edgesched.domain.task import AttemptId, Failure, FailureKind, TaskId
 from edgesched.v1 import agent_pb2 as pb
+from edgesched.wake import Wake
 
 MAX_CONTROL_MESSAGES = 4_096
 """Unsent ones. A task manager that does not read for so long is cut off; it hears everything again after Hello."""
 
 NEWS_PER_MESSAGE = 64
 """The labels of so many pictures are a megabyte or two, well below what a message may hold."""
+
+UNHURRIED_S = 0.02
+"""What nobody waits for leaves within this time, with whatever else does."""
 
 MAX_PROBE_BYTES = 64 * 1024
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -54,27 +58,35 @@ class Outgoing:
         self._delay_s = delay_s
         self._control: deque[tuple[float, pb.FromAgent]] = deque()
         self._due: dict[AttemptId, float] = {}
-        self._wake = asyncio.Event()
-        self.all_sent = asyncio.Event()
+        self._wake = Wake()
+        self._all_sent = asyncio.Event()
 
-    def say(self, message: pb.FromAgent) -> None:
+    def say(self, message: pb.FromAgent, *, is_urgent: bool = True) -> None:
         """Raises: StreamEnded if too many wait."""
         if len(self._control) >= MAX_CONTROL_MESSAGES:
             raise StreamEnded(grpc.StatusCode.RESOURCE_EXHAUSTED, "the agent's answers are not read: connect again")
         self._control.append((self._leaves_at(), message))
-        self._wake_writer()
+        self._wake_writer(is_urgent)
 
-    def due(self, attempt_id: AttemptId) -> None:
+    def due(self, attempt_id: AttemptId, *, is_urgent: bool = True) -> None:
         self._due.setdefault(attempt_id, self._leaves_at())
-        self._wake_writer()
+        self._wake_writer(is_urgent)
+
+    async def all_sent(self) -> None:
+        self._wake.now()
+        await self._all_sent.wait()
 
     async def next(self) -> list[pb.FromAgent | AttemptId]:
         """Everything that may leave now, at most NEWS_PER_MESSAGE; asking means that what came before was sent."""
-        while not (self._control or self._due):
-            self._wake.clear()
-            self.all_sent.set()
+        while True:
+            if not (self._control or self._due):
+                self._all_sent.set()
             await self._wake.wait()
-        if self._delay_s:
+            if ready := await self._ready():
+                return ready
+
+    async def _ready(self) -> list[pb.FromAgent | AttemptId]:
+        if self._delay_s and (self._control or self._due):
             first = self._control[0][0] if self._control else next(iter(self._due.values()))
             await asyncio.sleep(first - asyncio.get_running_loop().time())
         now = asyncio.get_running_loop().time()
@@ -85,11 +97,16 @@ class Outgoing:
         for attempt_id in due[: NEWS_PER_MESSAGE - len(ready)]:
             del self._due[attempt_id]
             ready.append(attempt_id)
+        if self._control or self._due:
+            self._wake.now()
         return ready
 
-    def _wake_writer(self) -> None:
-        self.all_sent.clear()
-        self._wake.set()
+    def _wake_writer(self, is_urgent: bool) -> None:
+        self._all_sent.clear()
+        if is_urgent:
+            self._wake.now()
+        else:
+            self._wake.within(UNHURRIED_S)
 
     def _leaves_at(self) -> float:
         return asyncio.get_running_loop().time() + self._delay_s if self._delay_s else 0.0
@@ -130,12 +147,13 @@ class WorkStream:
         self._last_chunk_at = 0.0
         self._ended: asyncio.Future[StreamEnded | None] = asyncio.get_running_loop().create_future()
 
-    def due(self, attempt_id: AttemptId) -> None:
-        self._outgoing.due(attempt_id)
+    def due(self, entry: Entry) -> None:
+        """It has news. That its labels were delivered is nothing that anybody waits for."""
+        self._outgoing.due(entry.attempt_id, is_urgent=entry.stage is not Stage.REPORTING)
 
     async def all_sent(self) -> None:
         """Wait until nothing waits to be sent."""
-        await self._outgoing.all_sent.wait()
+        await self._outgoing.all_sent()
 
     def end(self, why: StreamEnded | None) -> None:
         """None: without an error. Safe to call twice."""
@@ -155,7 +173,7 @@ class WorkStream:
         self._outgoing.say(pb.FromAgent(hello=hello))
         for entry in self._desk.outbox.entries():
             if entry.assignment.ledger_id == self.ledger_id:
-                self.due(entry.attempt_id)
+                self.due(entry)
         reader = asyncio.create_task(self._read(messages), name="stream reader")
         writer = asyncio.create_task(self._write(write), name="stream writer")
         halves: set[asyncio.Future[Any]] = {reader, writer}
@@ -296,7 +314,7 @@ class WorkStream:
         transfer_ms = arriving.transfer_ms
         if transfer_ms is not None:
             self._meter.transferred(arriving.size_bytes, transfer_ms)
-        self._outgoing.say(pb.FromAgent(accepted=pb.Accepted(attempt_id=attempt_id)))
+        self._outgoing.say(pb.FromAgent(accepted=pb.Accepted(attempt_id=attempt_id)), is_urgent=False)
         self._desk.submit(
             Job(
                 assignment=arriving.assignment,

@@ -52,7 +52,8 @@ def main(
             log_dir=settings.log_dir,
         )
         _warn_if_open(settings)
-        asyncio.run(_until_told(serve, settings))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_until_told(serve, settings))
     except* StartupError as group:
         refused = [str(error) for error in _leaves(group)]
     except* (StorageFailed, StaleEpoch) as group:  # nothing more may be acknowledged or decided here
@@ -63,6 +64,15 @@ def main(
         sys.exit(EXIT_CRASHED)
     if refused:
         fail("; ".join(refused))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed: measured here, it saves a tenth of what a picture costs each process."""
+    try:
+        import uvloop
+    except ImportError:  # a board without a wheel for it
+        return None
+    return uvloop.new_event_loop
 
 
 def fail(message: str) -> NoReturn:

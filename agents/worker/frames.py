@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from typing import Any, Dict, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Tuple
 
 from .errors import FrameError
 
@@ -38,19 +38,14 @@ def read_frame(sock: socket.socket) -> Tuple[Dict[str, Any], bytearray]:
     return _parse_header(header_bytes), body
 
 
-def write_frame(sock: socket.socket, header: Mapping[str, Any], body: Union[bytes, bytearray] = b"") -> None:
-    """Send one frame; callers see to it that two threads never do so at the same time.
-
-    Raises: FrameError, before a byte is sent, if the frame is over a bound or the header holds NaN or infinity.
-    """
+def encoded(header: Mapping[str, Any], body_size: int = 0) -> bytes:
+    """A frame up to its body. Raises: FrameError if it is over a bound or holds NaN or infinity."""
     try:
         header_bytes = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
     except ValueError as error:
         raise FrameError(f"the header of a {header.get('type')!r} frame is not JSON: {error}") from error
-    _check_bounds(len(header_bytes), len(body))
-    sock.sendall(PREFIX.pack(len(header_bytes), len(body)) + header_bytes)
-    if body:
-        sock.sendall(body)
+    _check_bounds(len(header_bytes), body_size)
+    return PREFIX.pack(len(header_bytes), body_size) + header_bytes
 
 
 def _receive_into(sock: socket.socket, buffer: bytearray) -> int:

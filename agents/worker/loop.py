@@ -17,10 +17,10 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Deque, Dict, Mapping, NoReturn, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Mapping, NoReturn, Optional, Tuple
 
 from .errors import FrameError, InvalidInput, WorkerError, current_traceback
-from .frames import read_frame, write_frame
+from .frames import encoded, read_frame
 from .spec import Configure, parse_configure
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def run(sock: socket.socket) -> NoReturn:
         if task is None:
             break
         _perform(task, models, channel)
+        if inbox.is_empty:  # else the answer leaves with the next task's "started": one wake-up of the daemon less
+            channel.flush()
+    channel.flush()
     for model in models.values():
         model.close()
     _leave(EXIT_OK)
@@ -67,13 +70,27 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._writing = threading.Lock()
+        self._held: List[bytes] = []
         self._exit_code = EXIT_OK
 
     def send(self, header: Mapping[str, Any]) -> None:
-        """Send one frame without a body. Raises: FrameError if it is too large; nothing was sent then."""
+        """Send one frame without a body, and what was held. Raises: FrameError if it is too large."""
+        self.hold(header)
+        self.flush()
+
+    def hold(self, header: Mapping[str, Any]) -> None:
+        """Send one frame with the next one, or with `flush`. Raises: FrameError if it is too large."""
+        frame = encoded(header)
+        with self._writing:
+            self._held.append(frame)
+
+    def flush(self) -> None:
+        """Send what is held."""
         with self._writing:
             try:
-                write_frame(self._sock, header)
+                if self._held:
+                    self._sock.sendall(b"".join(self._held))
+                    self._held.clear()
             except ConnectionError:
                 _leave(self._exit_code)
 
@@ -135,6 +152,10 @@ class Inbox:
                     self._changed.notify_all()
             else:
                 self._channel.refuse(f"a worker does not understand a {header['type']!r} frame")
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._tasks
 
     def next(self) -> Optional[Task]:
         """Wait for the next task; None once the daemon said stop, even if tasks are left."""
@@ -235,7 +256,7 @@ def _perform(task: Task, models: Mapping[str, Model], channel: Channel) -> None:
         if task.model not in models:
             raise WorkerError(f"model {task.model!r} is not loaded here; loaded: {', '.join(models)}")
         answer = models[task.model].run(task.body)
-        channel.send(_done(task, answer, began))
+        channel.hold(_done(task, answer, began))
     except InvalidInput as error:
         channel.send(_failed(task, "invalid_input", str(error)))
     except MemoryError as error:

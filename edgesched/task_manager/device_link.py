@@ -24,6 +24,7 @@ from edgesched.ledger.base import Ownership
 from edgesched.task_manager.attempts import OpenAttempt
 from edgesched.v1 import agent_pb2 as pb
 from edgesched.v1 import agent_pb2_grpc as pb_grpc
+from edgesched.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ HIGHEST_EPOCH_KEY = "edgesched-highest-epoch"  # trailing metadata of an agent's
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 MEASURE_EVERY_S = 0.1  # so often a picture is announced in a message of its own: then the board can time the rest
+UNHURRIED_S = 0.02  # so long a board may wait for leave to forget something
 STABLE_S = 5.0  # a stream that lived for less does not reset the back-off: two masters would fight over the board
 
 Stream = grpc.aio.StreamStreamCall[Any, Any]
@@ -120,7 +122,7 @@ class DeviceLink:
         self._pictures: deque[OpenAttempt] = deque()
         self._parts: deque[_Part] = deque()  # of the picture that is being sent
         self._measured_at = 0.0
-        self._wake = asyncio.Event()  # something to write
+        self._wake = Wake()  # something to write
         self._wanted = asyncio.Event()  # somebody needs a stream
 
     def want(self) -> None:
@@ -132,7 +134,7 @@ class DeviceLink:
         attempt.is_sent = False
         self._pictures.append(attempt)
         self._wanted.set()
-        self._wake.set()
+        self._wake.now()
 
     def withdraw(self, attempt: OpenAttempt) -> bool:
         """Take back a picture that has not been sent yet. Returns: whether it had not."""
@@ -144,16 +146,20 @@ class DeviceLink:
     def is_waiting(self, attempt: OpenAttempt) -> bool:
         return attempt in self._pictures
 
-    def tell(self, message: pb.FromTaskManager) -> None:
+    def tell(self, message: pb.FromTaskManager, *, is_urgent: bool = True) -> None:
         """Send a control message. Lost if the stream is down: a Hello makes both sides agree again."""
         if self.is_open:
             self._control.append(message)
-            self._wake.set()
+            if is_urgent:
+                self._wake.now()
+            else:
+                self._wake.within(UNHURRIED_S)
 
     def discard(self, attempt_id: AttemptId) -> None:
         """The board may forget this attempt's labels."""
         verdict = pb.OutcomeAck.VERDICT_DISCARD
-        self.tell(pb.FromTaskManager(outcome_ack=pb.OutcomeAck(attempt_id=attempt_id, verdict=verdict)))
+        message = pb.FromTaskManager(outcome_ack=pb.OutcomeAck(attempt_id=attempt_id, verdict=verdict))
+        self.tell(message, is_urgent=False)
 
     async def run(self, needed: Callable[[], bool]) -> None:
         """Until cancelled."""
@@ -241,16 +247,15 @@ class DeviceLink:
                         pass  # a newer agent may say more than this task manager knows
 
     async def _write(self, stream: Stream) -> None:
+        self._wake.now()  # what waited for this stream
         while True:
-            items, attempts = await self._next_items()
-            if not items:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            with _breaking():
-                await stream.write(pb.TaskManagerItems(items=items))
-            for attempt in attempts:
-                attempt.is_sent = True
+            await self._wake.wait()
+            while (batch := await self._next_items())[0]:
+                items, whole = batch
+                with _breaking():
+                    await stream.write(pb.TaskManagerItems(items=items))
+                for attempt in whole:
+                    attempt.is_sent = True
 
     async def _next_items(self) -> tuple[list[pb.FromTaskManager], list[OpenAttempt]]:
         """What goes into the next message, and the attempts whose pictures are whole with it."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
+from edgesched.wake import Wake
 
 MAX_EVENTS_PER_COMMIT = 512
 UNHURRIED_S = 0.05
@@ -29,8 +30,7 @@ class EventLog:
         self.commit_ms = 0.0
         """That all commits together took."""
         self._waiting: deque[tuple[LedgerEvent, Then | None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None  # runs while only unhurried events wait
-        self._wake = asyncio.Event()
+        self._wake = Wake()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -41,35 +41,33 @@ class EventLog:
         """
         self._waiting.append((event, then))
         self._idle.clear()
-        if then is not None if is_urgent is None else is_urgent:
-            self._wake.set()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(UNHURRIED_S, self._wake.set)
+        if is_urgent or (is_urgent is None and then is not None):
+            self._wake.now()
+        else:
+            self._wake.within(UNHURRIED_S)
 
     async def drained(self) -> None:
         """Return when everything that was added is committed."""
-        self._wake.set()
+        self._wake.now()
         await self._idle.wait()
 
     async def run(self) -> None:
         while True:
             await self._wake.wait()
-            self._wake.clear()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            while self._waiting:
-                count = min(len(self._waiting), MAX_EVENTS_PER_COMMIT)
-                batch = [self._waiting.popleft() for _ in range(count)]
-                started_s = time.monotonic()
-                applied = await self._ledger.apply_many([event for event, _ in batch])
-                self.commit_ms += (time.monotonic() - started_s) * 1000
-                self.commits += 1
-                for (_, then), outcome in zip(batch, applied, strict=True):
-                    self.announce(outcome)
-                    if then is not None:
-                        then(outcome)
-            self._idle.set()
+            count = min(len(self._waiting), MAX_EVENTS_PER_COMMIT)
+            batch = [self._waiting.popleft() for _ in range(count)]
+            if self._waiting:
+                self._wake.now()
+            started_s = time.monotonic()
+            applied = await self._ledger.apply_many([event for event, _ in batch])
+            self.commit_ms += (time.monotonic() - started_s) * 1000
+            self.commits += 1
+            for (_, then), outcome in zip(batch, applied, strict=True):
+                self.announce(outcome)
+                if then is not None:
+                    then(outcome)
+            if not self._waiting:
+                self._idle.set()
 
     def announce(self, outcome: Applied) -> None:
         """Tell this process's counters and watchers about a committed change."""

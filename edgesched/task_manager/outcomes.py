@@ -103,7 +103,7 @@ class Outcomes:
         attempt_id = AttemptId(message.attempt_id)
 
         def acknowledge(_: Applied | None = None) -> None:
-            link.tell(pb.FromTaskManager(delivery_ack=pb.DeliveryAck(attempt_id=attempt_id)))
+            link.tell(pb.FromTaskManager(delivery_ack=pb.DeliveryAck(attempt_id=attempt_id)), is_urgent=False)
 
         if not message.delivered:
             log.warning(

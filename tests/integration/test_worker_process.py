@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import agents.worker
-from agents.worker.frames import read_frame, write_frame
+from agents.worker.frames import read_frame
+from tests.support.frames import write_frame
 from tests.support.graphs import (
     bright_box_graph,
     bright_box_picture,

@@ -13,7 +13,14 @@ ROOT = Path(__file__).parents[2]
 OURS = ("edgesched", "agents", "gateway", "client")
 
 COMMON = {"edgesched", "edgesched.errors", "edgesched.clock", "edgesched.settings", "edgesched.logs"}
-COMMON |= {"edgesched.process", "edgesched.catalogue", "edgesched.rest", "edgesched.domain", "pydantic"}
+COMMON |= {
+    "edgesched.process",
+    "edgesched.wake",
+    "edgesched.catalogue",
+    "edgesched.rest",
+    "edgesched.domain",
+    "pydantic",
+}
 TASK_MANAGER = COMMON | {
     "edgesched.ports",
     "edgesched.placement",
@@ -34,7 +41,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "edgesched.logs": {"edgesched.errors"},
     "edgesched.settings": {"edgesched.errors", "pydantic"},
     "edgesched.catalogue": {"edgesched.errors", "pydantic"},
-    "edgesched.process": {"edgesched.errors", "edgesched.logs", "edgesched.settings"},
+    "edgesched.process": {"edgesched.errors", "edgesched.logs", "edgesched.settings", "uvloop"},
+    "edgesched.wake": set(),
     "edgesched.rest": {"edgesched.domain", "edgesched.errors", "edgesched.ports", "pydantic"},
     "edgesched.domain": {"edgesched.errors"},
     "edgesched.ports": {"edgesched.domain"},

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.worker.errors import FrameError
-from agents.worker.frames import MAX_BODY_BYTES, MAX_HEADER_BYTES, read_frame, write_frame
+from agents.worker.frames import MAX_BODY_BYTES, MAX_HEADER_BYTES, read_frame
+from tests.support.frames import write_frame
 
 
 @pytest.fixture
