@@ -152,7 +152,7 @@ class _Submitter:
         self._header = header
         self._deadline_s = deadline_s
         self._patience = patience
-        self._key_for = key_for
+        self._loader = _Loader(key_for)
         self._on_progress = on_progress or (lambda step: None)
         self._limit = asyncio.timeout(patience.first_answer_s)
         self._tags = itertools.count(1)
@@ -200,7 +200,7 @@ class _Submitter:
 
     async def _submit(self, picture: Picture) -> Acknowledged | Refused:
         try:
-            key, image = await asyncio.to_thread(self._prepare, picture)
+            key, image = await self._loader.load(picture)
             check_size(len(image))
             request = pb.SubmitRequest(file_name=picture.file_name, image=image, submission_key=key)
         except OSError as error:
@@ -224,9 +224,6 @@ class _Submitter:
             pause_ms = refusal.retry_after_ms if refusal.HasField("retry_after_ms") else QUEUE_FULL_PAUSE_MS
             # Spread out, so that the workers do not all come back in the same instant.
             await asyncio.sleep(min(pause_ms, LONGEST_QUEUE_FULL_PAUSE_MS) / 1000 * random.uniform(1.0, 1.25))
-
-    def _prepare(self, picture: Picture) -> tuple[str, bytes]:
-        return self._key_for(picture), picture.load()
 
     async def _ask(self, entry: _Open) -> pb.SubmitReply:
         tag = entry.request.tag = next(self._tags)
@@ -338,6 +335,41 @@ class _Submitter:
         entry = self._open.pop(reply.tag, None)
         if entry is not None and not entry.answer.done():
             entry.answer.set_result(reply)
+
+
+class _Loader:
+    """Reads pictures in a thread: all that are asked for while it is busy come with its next trip."""
+
+    def __init__(self, key_for: Callable[[Picture], str]) -> None:
+        self._key_for = key_for
+        self._asked: list[tuple[Picture, asyncio.Future[tuple[str, bytes]]]] = []
+        self._trips: asyncio.Task[None] | None = None
+
+    async def load(self, picture: Picture) -> tuple[str, bytes]:
+        """Its submission key and its bytes. Raises: what either raises."""
+        answer: asyncio.Future[tuple[str, bytes]] = asyncio.get_running_loop().create_future()
+        self._asked.append((picture, answer))
+        if self._trips is None or self._trips.done():
+            self._trips = asyncio.create_task(self._travel())
+        return await answer
+
+    async def _travel(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, []
+            loaded = await asyncio.to_thread(lambda: [self._one(picture) for picture, _ in asked])
+            for (_, answer), outcome in zip(asked, loaded, strict=True):
+                if answer.done():  # cancelled
+                    continue
+                if isinstance(outcome, Exception):
+                    answer.set_exception(outcome)
+                else:
+                    answer.set_result(outcome)
+
+    def _one(self, picture: Picture) -> tuple[str, bytes] | Exception:
+        try:
+            return self._key_for(picture), picture.load()
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked for this picture
+            return error
 
 
 def _fresh_key(picture: Picture) -> str:

@@ -193,8 +193,23 @@ async def test_below_the_low_disk_mark_pictures_are_refused_for_now(
     await store.put_many([PICTURE])
 
 
+async def test_pictures_in_memory_are_bounded_and_the_rest_is_read_from_the_disk(
+    tmp_path: Path, disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesched.images.segments.FRESH_BYTES", len(PICTURE))
+    async with opened(tmp_path, disk) as store:
+        refs = await store.put_many([PICTURE, PICTURE])
+        for path in segments(tmp_path):
+            (tmp_path / path).unlink()
+        assert await store.read(refs[0]) == PICTURE
+        with pytest.raises(PictureDamaged):
+            await store.read(refs[1])
+
+
 async def test_a_flipped_bit_is_found(store: SegmentImageStore, tmp_path: Path) -> None:
     first, second = await store.put_many([PICTURE, PICTURE])
+    for ref in (first, second):
+        assert await store.read(ref) == PICTURE  # from memory, this once
     with (tmp_path / segments(tmp_path)[0]).open("r+b") as file:
         file.seek(place_of(first).offset + HEADER.size + 10)
         file.write(b"q")
@@ -205,6 +220,7 @@ async def test_a_flipped_bit_is_found(store: SegmentImageStore, tmp_path: Path) 
 
 async def test_a_lost_file_is_missing_from_the_inventory(store: SegmentImageStore, tmp_path: Path) -> None:
     (ref,) = await store.put_many([PICTURE])
+    assert await store.read(ref) == PICTURE  # from memory, this once
     (tmp_path / segments(tmp_path)[0]).unlink()
     assert list(await store.inventory()) == []
     with pytest.raises(PictureDamaged):
