@@ -7,7 +7,7 @@ import itertools
 import logging
 import random
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -356,7 +356,7 @@ class _Loader:
     async def _travel(self) -> None:
         while self._asked:
             asked, self._asked = self._asked, []
-            loaded = await asyncio.to_thread(lambda: [self._one(picture) for picture, _ in asked])
+            loaded = await asyncio.to_thread(self._all, [picture for picture, _ in asked])
             for (_, answer), outcome in zip(asked, loaded, strict=True):
                 if answer.done():  # cancelled
                     continue
@@ -364,6 +364,9 @@ class _Loader:
                     answer.set_exception(outcome)
                 else:
                     answer.set_result(outcome)
+
+    def _all(self, pictures: Sequence[Picture]) -> list[tuple[str, bytes] | Exception]:
+        return [self._one(picture) for picture in pictures]
 
     def _one(self, picture: Picture) -> tuple[str, bytes] | Exception:
         try:
