@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "client" / "send_pic.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "client" / "send_pic.py"
+BARE = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+"""Nothing of the environment of whoever runs the tests, but the checkout that they belong to."""
 
 
 @asynccontextmanager
@@ -17,7 +20,7 @@ async def send_pic(tmp_path: Path, *arguments: object) -> AsyncIterator[asyncio.
         sys.executable,
         str(SCRIPT),
         *map(str, arguments),
-        env={"PATH": "/usr/bin:/bin", "EDGESCHED_CLIENT_STATE_DIR": str(tmp_path / "state")},
+        env={**BARE, "EDGESCHED_CLIENT_STATE_DIR": str(tmp_path / "state")},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
