@@ -34,7 +34,7 @@ MAX_NAME_BYTES = 255
 LONGEST_EXTENSION = ".json"
 _json = json.JSONEncoder(ensure_ascii=False).encode
 TEMPORARY = ".edgesched-{}.tmp"
-CHECKPOINT_S = 2.0
+CHECKPOINT_S = 10.0
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """Of the redo log. Files that somebody took away since the last checkpoint come back after a crash, so it is short."""
 

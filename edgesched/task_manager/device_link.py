@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -188,11 +188,13 @@ class DeviceLink:
         async with grpc.aio.insecure_channel(self.address, options=LINK_OPTIONS) as channel:
             stream: Stream = pb_grpc.AgentStub(channel).Work()
             try:
-                hello = await self._greet(stream)
+                hello, others = await self._greet(stream)
                 said_hello = True
                 self.is_open, self.is_suspect = True, False
                 log.info("stream.opened", extra={"device_id": self.device_id, "address": self.address})
                 await self._listener.hello(self, hello)
+                for item in others:
+                    self._take(item)
                 async with asyncio.TaskGroup() as halves:
                     halves.create_task(self._read(stream), name=f"read {self.device_id}")
                     halves.create_task(self._write(stream), name=f"write {self.device_id}")
@@ -209,7 +211,8 @@ class DeviceLink:
                 stream.cancel()
         return said_hello
 
-    async def _greet(self, stream: Stream) -> pb.Hello:
+    async def _greet(self, stream: Stream) -> tuple[pb.Hello, Sequence[pb.FromAgent]]:
+        """Returns: the board's Hello, and what came with it."""
         ours = self._ownership()
         opening = pb.Open(
             ledger_id=ours.ledger_id,
@@ -222,12 +225,13 @@ class DeviceLink:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 await stream.write(pb.TaskManagerItems(items=[pb.FromTaskManager(open=opening)]))
                 message = await stream.read()
-        first = message.items[0] if isinstance(message, pb.AgentItems) and message.items else None
-        if first is None or not first.HasField("hello"):
+        items = message.items if isinstance(message, pb.AgentItems) else ()
+        if not items or not items[0].HasField("hello"):
             raise _Broken("the agent's first message was not Hello")
+        first = items[0]
         if first.hello.device_id != self.device_id:
             raise _Broken(f"{self.address} is device {first.hello.device_id!r} now")
-        return first.hello
+        return first.hello, items[1:]
 
     async def _read(self, stream: Stream) -> None:
         while True:
@@ -236,15 +240,18 @@ class DeviceLink:
             if not isinstance(message, pb.AgentItems):
                 raise _Ended("the agent ended the stream")
             for item in message.items:
-                match item.WhichOneof("message"):
-                    case "accepted":
-                        self._listener.accepted(self, item.accepted)
-                    case "outcome":
-                        self._listener.outcome(self, item.outcome)
-                    case "delivery_report":
-                        self._listener.delivery_report(self, item.delivery_report)
-                    case _:
-                        pass  # a newer agent may say more than this task manager knows
+                self._take(item)
+
+    def _take(self, item: pb.FromAgent) -> None:
+        match item.WhichOneof("message"):
+            case "accepted":
+                self._listener.accepted(self, item.accepted)
+            case "outcome":
+                self._listener.outcome(self, item.outcome)
+            case "delivery_report":
+                self._listener.delivery_report(self, item.delivery_report)
+            case _:
+                pass  # a newer agent may say more than this task manager knows
 
     async def _write(self, stream: Stream) -> None:
         self._wake.now()  # what waited for this stream

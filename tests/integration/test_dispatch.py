@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
 from edgesched.domain.lifecycle import State
@@ -236,8 +237,10 @@ async def test_work_that_was_queued_goes_on_after_a_restart(tmp_path: Path) -> N
     assert board.opens[0].epoch == 2
 
 
-async def test_a_board_that_finished_while_the_master_was_away_is_believed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("all_at_once", [False, True])
+async def test_a_board_that_finished_while_the_master_was_away_is_believed(tmp_path: Path, all_at_once: bool) -> None:
     async with serving(FakeBoard("b1", keeps_silent)) as board:
+        board.says_all_at_once = all_at_once
         async with task_manager(tmp_path, ListedBoards([board])) as client:
             task_id = await client.submit()
             await client.until(task_id, lambda task: task.state is State.RUNNING)

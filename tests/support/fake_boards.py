@@ -52,6 +52,7 @@ class FakeBoard(pb_grpc.AgentServicer):
         self.delivery_acks: list[str] = []
         self.cancelled: list[str] = []
         self.says_hello = True
+        self.says_all_at_once = False  # what waits in its outbox comes in one message with its Hello
         self.address = ""
         self._to_say: asyncio.Queue[pb.FromAgent | None] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -65,9 +66,13 @@ class FakeBoard(pb_grpc.AgentServicer):
             await asyncio.Event().wait()
         outbox = [pb.HeldAttempt(attempt_id=o.attempt_id, task_id=o.task_id) for o in self.outbox]
         hello = pb.Hello(device_id=self.device_id, boot_id="b", held=self.held, outbox=outbox)
-        yield pb.AgentItems(items=[pb.FromAgent(hello=hello)])
-        for outcome in self.outbox:
-            self._to_say.put_nowait(pb.FromAgent(outcome=outcome))
+        outcomes = [pb.FromAgent(outcome=outcome) for outcome in self.outbox]
+        if self.says_all_at_once:
+            yield pb.AgentItems(items=[pb.FromAgent(hello=hello), *outcomes])
+        else:
+            yield pb.AgentItems(items=[pb.FromAgent(hello=hello)])
+            for item in outcomes:
+                self.say(item)
         reader = asyncio.create_task(self._read(requests))
         try:
             while (message := await self._to_say.get()) is not None:
