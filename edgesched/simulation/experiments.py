@@ -125,7 +125,7 @@ def frozen_reports(name: str, seed: int) -> Figures:
     freeze_ms = 1000 * FREEZE_S
     others = [
         Fault(kind="is-shared", board=0, at_ms=1_000.0, until_ms=freeze_ms + 2_000, amount=0.5),
-        Fault(kind="link-drops", board=0, at_ms=1_000.0, until_ms=freeze_ms + 2_000, amount=20.0),
+        Fault(kind="link-drops", board=0, at_ms=1_000.0, until_ms=freeze_ms + 2_000, amount=4.0),
         Fault(kind="is-shared", board=1, at_ms=freeze_ms + 10_000, until_ms=freeze_ms + 40_000, amount=0.5),
     ]
     frozen = [Fault(kind="reports-freeze", board=i, at_ms=freeze_ms) for i in range(len(fleet.boards))]
