@@ -31,6 +31,7 @@ from agents.receive import AgentServicer, add_to
 from agents.registration import Registration, check_advertised, check_gateway_url
 from agents.result_sender import ResultSender
 from agents.supervisor import Supervisor
+from agents.work import Assignment, Outcome
 from agents.worker_archive import pack_worker
 from agents.worker_logs import WorkerLogs
 from agents.worker_plan import Rules, WorkerPlan
@@ -44,6 +45,7 @@ from edgesched.rest import DeviceRegistration, Heartbeat
 from edgesched.settings import MIB, AgentSettings
 
 WINDOW_BYTES = 64 * MIB
+WINDOW_TASKS_PER_SLOT = 8
 FINISH_S = 5.0
 SETTLE_S = 60.0
 """Workers that load their models for longer do not keep the board from registering; it says that it is not ready."""
@@ -100,14 +102,14 @@ class Agent:
             names=[f"{identity.device_id}-{i}" for i in range(self._slots)],
             states=self._states,
             logs=WorkerLogs(settings.workspace_dir / "logs"),
-            on_finished=outbox.add,
+            on_finished=self._finished,
             on_change=self._look_at_workers,
         )
         self._limits = Limits(
             models=frozenset(spec["name"] for spec in plan.models),
-            # The slots' pictures, as many that are already on their way to replace them, and two for the time that an
-            # outcome and the answer to it take.
-            window_tasks=2 * self._slots + 2,
+            # The most that it makes sense to have here at once; placement keeps to as many as the link and the model
+            # need. With a model of a few milliseconds most pictures are on their way, or have just been done.
+            window_tasks=WINDOW_TASKS_PER_SLOT * self._slots,
             window_bytes=WINDOW_BYTES,
         )
         self._desk = Desk(self._supervisor, outbox, self._limits)
@@ -121,6 +123,9 @@ class Agent:
         self._health: str | None = None
         self._health_changed = asyncio.Event()
         self._busy_before: tuple[float, float] | None = None
+
+    def _finished(self, assignment: Assignment, outcome: Outcome) -> None:
+        self._outbox.add(assignment, outcome, is_urgent=not self._supervisor.is_busy)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, then in order: no new work, what is in hand, goodbye, the workers."""

@@ -20,6 +20,7 @@ from agents.outbox_files import STORED_OUTCOME, Group, OutboxFiles, StoredOutcom
 from agents.work import Assignment, Outcome
 from edgesched.domain.task import AttemptId, Failure, Result
 from edgesched.errors import StartupError
+from edgesched.wake import Wake
 
 RESERVED_PER_ATTEMPT = 64 * 1024
 """Room kept for the labels of each attempt on the board: 300 detections take about 45 KB."""
@@ -34,6 +35,10 @@ PAUSE_FACTOR = 2.0
 LONGEST_PAUSE_S = 0.01
 """Writing takes a part of the time only: what a group costs hardly depends on its size, so small ones do not pay. The
 first one after a quiet time is written at once."""
+
+UNHURRIED_S = 0.015
+"""Labels of a busy board wait so long for those of the next pictures. Nobody idles meanwhile, and what a group costs
+the board, the task manager and the receiver hardly depends on its size."""
 
 REMOVE_AFTER_S = 0.5
 """Settled groups go with the next group that is written, or after this time."""
@@ -85,7 +90,7 @@ class Outbox:
         self._failures: dict[AttemptId, Entry] = {}
         self._delivering: dict[str, dict[AttemptId, Entry]] = {}
         self._bytes = 0
-        self._wake = asyncio.Event()
+        self._wake = Wake()
         self.deliverable = asyncio.Event()
         """Set when an entry is to be delivered; the result sender clears it."""
         self.written = asyncio.Event()
@@ -121,7 +126,6 @@ class Outbox:
         """Write what comes, in groups: everything that arrives during one flush is the next one. Until cancelled."""
         while True:
             await self._wake.wait()
-            self._wake.clear()
             started_at = time.monotonic()
             flush = asyncio.ensure_future(self._flush())
             try:
@@ -131,14 +135,17 @@ class Outbox:
                 raise
             if not is_written:
                 await asyncio.sleep(RETRY_WRITE_S)
-                self._wake.set()
+                self._wake.now()
                 continue
             await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - started_at)))
 
     # --- filled by the supervisor ---
 
-    def add(self, assignment: Assignment, outcome: Outcome) -> None:
-        """Keep an outcome until it is settled. Labels are told of once they are durable, a failure at once."""
+    def add(self, assignment: Assignment, outcome: Outcome, *, is_urgent: bool = True) -> None:
+        """Keep an outcome until it is settled. Labels are told of once they are durable, a failure at once.
+
+        is_urgent: False if the board has enough to do: then its labels may wait a moment for the next ones.
+        """
         if isinstance(outcome, Failure):
             entry = Entry(assignment=assignment, stage=Stage.WAITING_ACK, failure=outcome)
             self._entries[entry.attempt_id] = self._failures[entry.attempt_id] = entry
@@ -163,7 +170,10 @@ class Outbox:
         self._entries[entry.attempt_id] = entry
         self._unwritten.append(entry)
         self.written.clear()
-        self._wake.set()
+        if is_urgent:
+            self._wake.now()
+        else:
+            self._wake.within(UNHURRIED_S)
 
     def has_room_for(self, attempts: int) -> bool:
         """Whether the labels of that many attempts still fit."""
@@ -243,9 +253,8 @@ class Outbox:
             group.live -= 1
             if group.live == 0:
                 self._bytes -= group.size_bytes
-                if not self._obsolete:
-                    asyncio.get_running_loop().call_later(REMOVE_AFTER_S, self._wake.set)
                 self._obsolete.append(group)
+                self._wake.within(REMOVE_AFTER_S)
 
     def _adopt(self, group: Group, lines: list[bytes]) -> None:
         self._bytes += group.size_bytes

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from agents.work import Assignment, Job, Outcome
+from agents.worker_hand import TASKS_PER_WORKER
 from agents.worker_logs import WorkerLogs
 from agents.worker_orders import STOPPED_BY_OPERATOR, Action, SlotState
 from agents.worker_plan import WorkerPlan
@@ -119,6 +120,11 @@ class Supervisor:
     @property
     def held_bytes(self) -> int:
         return sum(job.size_bytes for job in self._jobs.values())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether every worker has its next picture already, and the ones after that are here too."""
+        return len(self._jobs) > TASKS_PER_WORKER * len(self._slots)
 
     def held(self) -> Iterator[Assignment]:
         """Attempts that are queued or running."""

@@ -1,4 +1,7 @@
-"""A closed loop of clients: each sends its next picture when the labels of the last one are with the receiver."""
+"""A closed loop of clients: each sends its next picture when the labels of the last one are with the receiver.
+
+Clients and receiver are one process here, as they are one machine with most users.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
 
+from bench.telling_receiver import receiving
 from client.pictures import Picture
 from edgesched import wire
 from edgesched.v1 import task_manager_pb2 as pb
@@ -20,22 +25,28 @@ GIVE_UP_S = 120.0
 
 
 class ClosedLoop:
-    """All clients share one stream for pictures and one for news, as the workers of `send_pic` do."""
+    """All clients share one stream, as the workers of `send_pic` do."""
 
-    def __init__(self, stub: Any, *, model: str, receiver_url: str) -> None:
+    def __init__(self, stub: Any, model: str, receiver_url: str) -> None:
         self._header = pb.SubmitRequest(model=model, client_id="bench", receiver_url=receiver_url)
         self._submissions = stub.SubmitStream()
-        self._watch = stub.Watch(pb.WatchRequest())
         self._ready: asyncio.Queue[pb.SubmitRequest] = asyncio.Queue()
         self._answers: dict[int, asyncio.Future[pb.SubmitReply]] = {}
-        self._delivered: dict[str, asyncio.Future[None]] = {}
+        self._arrivals: dict[str, asyncio.Future[None]] = {}
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, address: str, *, model: str, receiver_url: str) -> AsyncIterator[ClosedLoop]:
-        async with grpc.aio.insecure_channel(address, options=wire.CHANNEL_OPTIONS) as channel:
-            loop = cls(pb_grpc.TaskManagerStub(channel), model=model, receiver_url=receiver_url)
-            parts = [asyncio.create_task(part) for part in (loop._write(), loop._read(), loop._follow())]
+    async def opened(cls, address: str, *, model: str, label_dir: Path) -> AsyncIterator[ClosedLoop]:
+        def arrived(task_ids: list[str]) -> None:
+            for task_id in task_ids:
+                loop._arrival(task_id).set_result(None)
+
+        async with (
+            grpc.aio.insecure_channel(address, options=wire.CHANNEL_OPTIONS) as channel,
+            receiving(label_dir, arrived) as receiver_url,
+        ):
+            loop = cls(pb_grpc.TaskManagerStub(channel), model, receiver_url)
+            parts = [asyncio.create_task(part) for part in (loop._write(), loop._read())]
             try:
                 yield loop
             finally:
@@ -67,13 +78,14 @@ class ClosedLoop:
         if not reply.task_id:
             raise SystemExit(f"the task manager refused a picture: {reply.refusal.message}")
         await self._arrival(reply.task_id)
-        del self._delivered[reply.task_id]
+        del self._arrivals[reply.task_id]
         return time.perf_counter() - started_s
 
     def _arrival(self, task_id: str) -> asyncio.Future[None]:
-        if task_id not in self._delivered:
-            self._delivered[task_id] = asyncio.get_running_loop().create_future()
-        return self._delivered[task_id]
+        """Labels may come before the answer to the submission."""
+        if task_id not in self._arrivals:
+            self._arrivals[task_id] = asyncio.get_running_loop().create_future()
+        return self._arrivals[task_id]
 
     async def _write(self) -> None:
         while True:
@@ -86,11 +98,3 @@ class ClosedLoop:
         while True:
             for reply in (await self._submissions.read()).replies:
                 self._answers.pop(reply.tag).set_result(reply)
-
-    async def _follow(self) -> None:
-        async for news in self._watch:
-            for task in news.tasks:
-                if task.state == pb.TASK_STATE_DELIVERED and not (arrival := self._arrival(task.task_id)).done():
-                    arrival.set_result(None)
-                elif task.state in (pb.TASK_STATE_FAILED, pb.TASK_STATE_EXPIRED, pb.TASK_STATE_CANCELLED):
-                    raise SystemExit(f"task {task.task_id} failed: {task.last_error}")

@@ -16,9 +16,15 @@ class Wake:
         self._event.set()
 
     def within(self, delay_s: float) -> None:
-        """At the latest after this time; sooner if somebody is in a hurry, or asked before."""
-        if self._timer is None and not self._event.is_set():
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._event.set)
+        """At the latest after this time."""
+        if self._event.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + delay_s:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(delay_s, self._event.set)
 
     async def wait(self) -> None:
         """Return when it is time; what is said from then on counts for the next round."""

@@ -18,7 +18,7 @@ from edgesched.ledger.group import Command, Group, RowCache
 log = logging.getLogger(__name__)
 
 PAUSE_FACTOR = 2.0
-LONGEST_PAUSE_S = 0.008
+LONGEST_PAUSE_S = 0.01
 MAX_WAITING = 1_024
 """Commands in the queue; further callers wait for room."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgesched.domain.device import Device, Telemetry
 from edgesched.errors import InvalidInput
 from edgesched.placement.estimate import DeviceMemory, link_ms_per_byte, round_trip_ms, service_ms
-from edgesched.placement.window import bandwidth_delay, window_tasks
+from edgesched.placement.window import LATE_IN_WINDOW_MS, bandwidth_delay, window_tasks
 from edgesched.ports import InFlight, Promise
 
 INFINITE_BYTES = float("inf")
@@ -101,7 +101,8 @@ class Standing:
         self.tie_breaker_s = used_s * memory.report_weight(now_ms) if used_s else 0.0
         self.ms_per_byte = link_ms_per_byte(device, memory, now_ms)
         self.half_trip_ms = round_trip_ms(device) / 2
-        self.way_back_ms = self.half_trip_ms + max(0.0, memory.late_ms)
+        late_ms = max(0.0, memory.late_ms)
+        self.way_back_ms = self.half_trip_ms + late_ms
         fastest_ms = min((self.service_ms(model) for model in memory.service), default=device.profile.service_ms)
         self.window = window_tasks(
             memory,
@@ -109,7 +110,7 @@ class Standing:
             bandwidth_delay_tasks=bandwidth_delay(
                 service_ms=fastest_ms,
                 transfer_ms=outlook.typical_bytes * self.ms_per_byte,
-                round_trip_ms=2 * self.half_trip_ms,
+                round_trip_ms=2 * self.half_trip_ms + min(LATE_IN_WINDOW_MS, late_ms),
                 slots=self.slots,
             ),
         )

@@ -6,6 +6,10 @@ import math
 
 from edgesched.placement.estimate import DeviceMemory
 
+LATE_IN_WINDOW_MS = 20.0
+"""Of how late a device's answers come, so much counts as part of the way to it: what task manager and agent themselves
+take. With models of a few milliseconds that is the larger part of the delay. More would be a device in trouble."""
+
 DEPTH = 2.0
 """Bandwidth-delay windows that a device may hold: one on its way, one in hand. More only queues on the board."""
 

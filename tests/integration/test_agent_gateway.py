@@ -63,7 +63,7 @@ async def test_a_board_tells_what_it_is(tmp_path: Path) -> None:
         assert told["emulated"] is True
         assert told["models"] == ["shapes"]
         assert told["profile"]["slots"] == 2  # what runs here, not what the profile says
-        assert told["window_tasks"] == 6
+        assert told["window_tasks"] == 16
         assert told["advertise"] == "example:1"
         beat = await agent.gateway.beat()
         assert beat["boot_id"] == told["boot_id"]

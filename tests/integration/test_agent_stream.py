@@ -244,7 +244,7 @@ async def test_more_than_the_board_can_hold_is_refused_and_the_rest_is_done(tmp_
     async with running_agent(tmp_path, workers=1) as agent, agent.connected() as master:
         await master.next("hello")
         window = agent.gateway.registrations[-1]["window_tasks"]
-        assert window == 4
+        assert window == 8
         for i in range(2 * window):
             await master.dispatch(f"a{i}", f"wait {gate}")
             await master.next("accepted")

@@ -32,3 +32,11 @@ async def test_whoever_hurries_takes_the_others_along() -> None:
     await asyncio.wait_for(wake.wait(), WITHIN_S)
     wake.within(0.001)  # the long wait is over: this one counts
     await asyncio.wait_for(wake.wait(), WITHIN_S)
+
+
+async def test_the_shortest_wait_counts() -> None:
+    wake = Wake()
+    wake.within(3600.0)
+    wake.within(0.001)
+    wake.within(1800.0)
+    await asyncio.wait_for(wake.wait(), WITHIN_S)
