@@ -60,7 +60,13 @@ class Changes:
         async for tasks in self.follow_from(start):
             yield tasks
 
+    @property
+    def followers(self) -> int:
+        """That wait for news at the moment."""
+        return len(self._waiting)
+
     async def start(self) -> Start:
+        """This moment, to follow from."""
         return Start(self._count, await self._ledger.newest_revision())
 
     async def follow_from(self, start: Start) -> AsyncGenerator[Sequence[Task], None]:
