@@ -30,7 +30,10 @@ from agents.registration import Registration, check_advertised, check_gateway_ur
 from agents.result_sender import ResultSender
 from agents.supervisor import Supervisor
 from agents.worker_archive import pack_worker
-from agents.worker_slot import WorkerPlan
+from agents.worker_logs import WorkerLogs
+from agents.worker_plan import Rules, WorkerPlan
+from agents.worker_process import Pace
+from agents.worker_state import WorkerStates
 from edgesched import __version__, wire
 from edgesched.catalogue import Catalogue
 from edgesched.errors import InvalidInput, StartupError
@@ -87,11 +90,12 @@ class Agent:
         self._outbox = outbox
         self._session = session
         self._slots = settings.workers or board.profile.slots
+        self._states = WorkerStates.read(settings.workspace_dir / "workers.json")
         self._supervisor = Supervisor(
             plan,
-            device_id=identity.device_id,
-            count=self._slots,
-            memory_bytes=settings.worker_memory_bytes,
+            names=[f"{identity.device_id}-{i}" for i in range(self._slots)],
+            states=self._states,
+            logs=WorkerLogs(settings.workspace_dir / "logs"),
             on_finished=outbox.add,
             on_change=self._look_at_workers,
         )
@@ -307,6 +311,19 @@ def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
         python_path=settings.python_path,
         cache_dir=str(settings.workspace_dir.resolve() / "cache"),
         min_service_ms=board.profile.service_ms if isinstance(board, EmulatedBoard) else None,
+        rules=_rules(settings),
+        pace=Pace(start_timeout_s=settings.recovery_timeout_s),
+    )
+
+
+def _rules(settings: AgentSettings) -> Rules:
+    return Rules(
+        memory_bytes=settings.worker_memory_bytes,
+        zombie_after_s=settings.zombie_after_s,
+        max_restarts=settings.max_restarts,
+        restart_window_s=settings.restart_window_s,
+        is_automatic=settings.enable_auto_recovery,
+        stops_all=settings.stop_all_on_failure,
     )
 
 

@@ -29,6 +29,13 @@ LARGEST_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """It begins to load this model: if it dies now, the model is to blame."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """These models are loaded and warm; each of the others has its reason."""
 
@@ -123,9 +130,10 @@ class LogLine:
     fields: dict[str, Any]
 
 
-WorkerMessage = Ready | Unavailable | Started | Dropped | Done | Failed | Pulse | LogLine
+WorkerMessage = Loading | Ready | Unavailable | Started | Dropped | Done | Failed | Pulse | LogLine
 
 _MESSAGES: Mapping[str, Wire[WorkerMessage]] = {
+    "loading": Wire(Loading),
     "ready": Wire(Ready),
     "unavailable": Wire(Unavailable),
     "started": Wire(Started),

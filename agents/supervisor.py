@@ -7,14 +7,19 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-import psutil
-
 from agents.work import Assignment, Job, Outcome
-from agents.worker_slot import SlotState, WorkerPlan, WorkerSlot
+from agents.worker_logs import WorkerLogs
+from agents.worker_orders import STOPPED_BY_OPERATOR, Action, SlotState
+from agents.worker_plan import WorkerPlan
+from agents.worker_slot import WorkerSlot
+from agents.worker_state import WorkerStates
+from agents.worker_watch import watch
 from edgesched.domain.task import AttemptId, Failure, FailureKind
+from edgesched.errors import Conflict, InvalidInput, NotKnown, PeerUnavailable
 from edgesched.rest import WorkerReport
 
-MIB = 1024 * 1024
+ORDER_SLACK_S = 10.0
+"""How much longer than it may take an order may take, before whoever gave it hears that it is late."""
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +31,19 @@ class Supervisor:
         self,
         plan: WorkerPlan,
         *,
-        device_id: str,
-        count: int,
-        memory_bytes: int,
+        names: Sequence[str],
+        states: WorkerStates,
+        logs: WorkerLogs,
         on_finished: Callable[[Assignment, Outcome], None],
         on_change: Callable[[], None],
     ) -> None:
-        """on_change: called when the board's health may be another one."""
+        """names: of the workers. on_change: called when the board's health may be another one."""
         self._plan = plan
-        self._memory_bytes = memory_bytes
+        self._states = states
+        self.logs = logs
         self._on_finished = on_finished
         self._on_change = on_change
-        self._slots = [WorkerSlot(i, f"{device_id}-{i}", plan, self) for i in range(count)]
+        self._slots = [WorkerSlot(i, name, plan, states.of(name), logs, self) for i, name in enumerate(names)]
         self._jobs: dict[AttemptId, Job] = {}
         self._queue: deque[Job] = deque()
         self._idle = asyncio.Event()
@@ -53,18 +59,53 @@ class Supervisor:
         if not self._plan.models:
             self.settled.set()
             await asyncio.Event().wait()
-        async with asyncio.TaskGroup() as tasks:
-            for slot in self._slots:
-                tasks.create_task(slot.run(), name=f"worker {slot.name}")
-            tasks.create_task(self._watch_memory(), name="worker memory")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for slot in self._slots:
+                    tasks.create_task(slot.run(), name=f"worker {slot.name}")
+                tasks.create_task(watch(self._slots, self._plan.rules, self._plan.pace.check_s), name="worker watch")
+                tasks.create_task(self._states.run(), name="worker states")
+        finally:
+            self._states.write()
+
+    async def control(self, action: str, worker: str | None = None) -> None:
+        """Start, stop, restart or kill one worker, or all. Asked for twice, it is done once.
+
+        Stop and restart let the picture that is in hand end, within its own time; kill does not, and its picture goes
+        elsewhere. A worker that was stopped or killed stays so until it is started, also over a restart of the daemon.
+        Returns when the worker of now has ended, or at once for a start: the reports say how that goes on.
+        Raises: InvalidInput for another action; NotKnown; Conflict if it contradicts what is being carried out, or if
+            there is nothing that a worker could run; PeerUnavailable if a worker does not end.
+        """
+        verb, slots = _action(action), self._chosen(worker)
+        if not self._plan.models:
+            raise Conflict(f"no worker can run on this board: {self.unhealthy_reason}")
+        for slot in slots:
+            slot.check(verb)
+        now = asyncio.get_running_loop().time()
+        pace = self._plan.pace
+        latest = max((job.deadline_at for slot in slots for job in slot.hand.jobs), default=now)
+        bound_s = max(0.0, latest - now) + pace.stop_wait_s + pace.terminate_wait_s + ORDER_SLACK_S
+        waits = [slot.obey(verb) for slot in slots]
+        try:
+            async with asyncio.timeout(bound_s):
+                for done in waits:
+                    await done.wait()
+        except TimeoutError:
+            raise PeerUnavailable(
+                f"{worker or 'a worker of this board'} has not ended within {bound_s:.0f} s: look at its state and log"
+            ) from None
 
     @property
     def unhealthy_reason(self) -> str | None:
         """Why this board can do no work, for people; None if it can."""
         if not self._plan.models:
-            return "no model in models_dir has a build that this board can run"
+            reasons = "; ".join(self._plan.left_out.values())
+            return "no model in models_dir has a build that this board can run" + (f": {reasons}" if reasons else "")
         troubles = [slot.trouble for slot in self._slots]
-        return None if None in troubles else troubles[0]
+        if None in troubles:
+            return None
+        return next((trouble for trouble in troubles if trouble != STOPPED_BY_OPERATOR), STOPPED_BY_OPERATOR)
 
     def refusal(self, model: str) -> str | None:
         """Why no worker can run this model, for people; None if one can."""
@@ -119,7 +160,7 @@ class Supervisor:
     def busy_seconds(self) -> float:
         """Working time of all workers together since the start."""
         now = asyncio.get_running_loop().time()
-        return sum(slot.busy_until(now) for slot in self._slots)
+        return sum(slot.hand.busy_until(now) for slot in self._slots)
 
     # --- what the slots tell ---
 
@@ -139,7 +180,24 @@ class Supervisor:
         self._hand_out()
         self._on_change()
 
+    def recorded(self) -> None:
+        self._states.changed()
+
+    def failed(self, worker: str, reason: str) -> None:
+        if not self._plan.rules.stops_all:
+            return
+        for slot in self._slots:
+            if slot.name != worker and slot.state is not SlotState.STOPPED:
+                slot.hold(f"all workers were stopped because one failed (stop_all_on_failure): {reason}")
+
     # --- inside ---
+
+    def _chosen(self, worker: str | None) -> list[WorkerSlot]:
+        chosen = [slot for slot in self._slots if worker in (None, slot.name)]
+        if not chosen:
+            there_are = ", ".join(slot.name for slot in self._slots)
+            raise NotKnown(f"worker {worker!r} is not on this board; there are: {there_are}")
+        return chosen
 
     def _hand_out(self) -> None:
         """Give queued jobs to workers, idle ones first: only when all are busy does one get its next job early.
@@ -154,24 +212,25 @@ class Supervisor:
             free = [slot for slot in self._slots if slot.has_room and job.assignment.model not in slot.left_out]
             if free:
                 self._queue.remove(job)
-                min(free, key=lambda slot: (len(slot.jobs), -slot.begun_at)).give(job)
+                min(free, key=lambda slot: (len(slot.hand.jobs), -slot.hand.begun_at)).hand.give(job)
         self._ask_back_for_idle()
 
     def _ask_back_for_idle(self) -> None:
         idle = [slot for slot in self._slots if slot.is_idle]
-        wanted = len(idle) - sum(slot.is_asked for slot in self._slots)
-        for slot in sorted(self._slots, key=lambda slot: slot.begun_at):
-            waiting = slot.waiting
+        hands = [slot.hand for slot in self._slots]
+        wanted = len(idle) - sum(hand.is_asked for hand in hands)
+        for hand in sorted(hands, key=lambda hand: hand.begun_at):
+            waiting = hand.waiting
             if wanted <= 0 or waiting is None:
                 continue
             if any(waiting.assignment.model not in other.left_out for other in idle):
-                slot.ask_back(waiting)
+                hand.ask_back(waiting)
                 wanted -= 1
 
     def _ask_back(self, job: Job) -> None:
         """Nobody waits for it any more: if it waits in a worker, it need not be done there."""
         for slot in self._slots:
-            slot.ask_back(job)
+            slot.hand.ask_back(job)
 
     def _note_left_out(self) -> None:
         """Log a model once when it is lost, and once when it is back."""
@@ -215,24 +274,12 @@ class Supervisor:
         why = "the worker had not finished when the attempt's time was over, so it was replaced"
         self._finish(job, Failure(kind=FailureKind.TIMED_OUT, message=why))
         for slot in self._slots:
-            if job in slot.jobs:
+            if job in slot.hand.jobs:
                 slot.kill(FailureKind.TIMED_OUT, why)
 
-    async def _watch_memory(self) -> None:
-        while True:
-            await asyncio.sleep(self._plan.pace.memory_check_s)
-            for slot in self._slots:
-                used = _resident_bytes(slot.pid)
-                if used is not None and used > self._memory_bytes:
-                    limit = f"{self._memory_bytes // MIB} MiB (worker_memory_bytes)"
-                    why = f"the worker used {used // MIB} MiB of memory, more than {limit}, so it was replaced"
-                    slot.kill(FailureKind.WORKER_CRASHED, why)
 
-
-def _resident_bytes(pid: int | None) -> int | None:
-    if pid is None:
-        return None
+def _action(name: str) -> Action:
     try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:  # it has just ended
-        return None
+        return Action(name)
+    except ValueError:
+        raise InvalidInput(f"{name!r} cannot be done to a worker: use {', '.join(Action)}") from None

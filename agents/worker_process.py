@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +27,12 @@ class Pace:
     """How long a worker's ending may take, and how soon the next one follows."""
 
     stop_wait_s: float = 5.0  # for "stop"; then comes SIGTERM
-    terminate_wait_s: float = 2.0  # then comes SIGKILL
+    terminate_wait_s: float = 5.0  # then comes SIGKILL
     first_pause_s: float = 0.2  # after the first crash; doubles with each one
     longest_pause_s: float = 10.0
     down_pause_s: float = 60.0  # after crashes in a row: on a shelf nobody is there to restart the agent
     start_timeout_s: float = 600.0  # loading models may mean building an engine, which takes minutes on some boards
-    memory_check_s: float = 2.0
+    check_s: float = 2.0  # between two looks at its memory and CPU
     late_after_s: float = 1.0  # and more than LATE_FACTOR times its usual time: then nothing waits behind a picture
 
 
@@ -52,10 +52,12 @@ class WorkerProcess:
 
     @classmethod
     @asynccontextmanager
-    async def started(cls, command: Sequence[str], name: str, pace: Pace) -> AsyncIterator[WorkerProcess]:
+    async def started(
+        cls, command: Sequence[str], name: str, pace: Pace, on_output: Callable[[str], None]
+    ) -> AsyncIterator[WorkerProcess]:
         """Start it, and see to it that it has ended when the block is left.
 
-        command: interpreter and script; `--fd N` is added.
+        command: interpreter and script; `--fd N` is added. on_output: takes the lines that it prints.
         Raises: OSError if the command cannot be started.
         """
         ours, theirs = socket.socketpair()
@@ -73,11 +75,11 @@ class WorkerProcess:
                     start_new_session=True,  # Ctrl-C in the terminal is for the daemon, which ends the worker itself
                 )
             worker = cls(process, ours, name, pace)
-            relay = asyncio.create_task(worker._relay_output(), name=f"output of {name}")
+            relay = asyncio.create_task(worker._relay_output(on_output), name=f"output of {name}")
             try:
                 yield worker
             finally:
-                await worker._end()
+                await worker.end()
                 await worker._close_output(relay)
 
     @property
@@ -128,8 +130,8 @@ class WorkerProcess:
         assert self._process.returncode is not None  # wait() has returned
         return self._process.returncode
 
-    async def _end(self) -> None:
-        """Ask it to stop, then insist."""
+    async def end(self) -> None:
+        """Ask it to stop, then insist. Nothing, if it has ended."""
         if self._process.returncode is None:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(self._pace.stop_wait_s):
@@ -156,27 +158,32 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signum)
 
-    async def _relay_output(self) -> None:
-        """Write what the worker, or the vendor's library in it, prints to the daemon's log."""
+    async def _relay_output(self, on_output: Callable[[str], None]) -> None:
+        """Hand on what the worker, or the vendor's library in it, prints, a few whole lines at a time."""
         output = self._process.stdout
         assert output is not None  # asked for above
         rest = b""
         while data := await output.read(RECEIVE_BYTES):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._log_line(line)
+            lines, end_of_line, rest = (rest + data).rpartition(b"\n")
             if len(rest) > MAX_LINE_CHARS:
-                self._log_line(rest)
-                rest = b""
-        self._log_line(rest)
-
-    def _log_line(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip()
-        if text:
-            log.info("worker.printed", extra={"worker": self._name, "line": text[:MAX_LINE_CHARS]})
+                lines, rest = lines + end_of_line + rest, b""
+            if lines:
+                on_output(lines.decode(errors="replace"))
+        if rest:
+            on_output(rest.decode(errors="replace"))
 
     async def _close_output(self, relay: asyncio.Task[None]) -> None:
         """Read the rest of the output, but not for ever: a program that it started may still hold the pipe."""
         await asyncio.wait({relay}, timeout=OUTPUT_WAIT_S)
         relay.cancel()
         await asyncio.wait({relay})
+
+
+def ending_of(exit_code: int) -> str:
+    """`was killed by SIGSEGV` or `ended with exit code 4`."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was killed by signal {-exit_code}"

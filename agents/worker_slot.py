@@ -4,227 +4,269 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import signal
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol
+from contextlib import suppress
+from functools import partial
 
-from agents.frames import Done, Dropped, Failed, LogLine, Ready, Started, Unavailable, WorkerMessage
-from agents.work import Job, Outcome
-from agents.worker_process import Pace, WorkerProcess
-from edgesched.domain.task import AttemptId, Failure, FailureKind
-from edgesched.errors import InvalidInput
+from agents.frames import Done, Dropped, Failed, Loading, LogLine, Pulse, Ready, Started, Unavailable, WorkerMessage
+from agents.recovery import LoadBlame, Recovery
+from agents.work import Job
+from agents.worker_hand import Hand
+from agents.worker_logs import WorkerLogs
+from agents.worker_orders import (
+    CONTRADICTIONS,
+    STILL_LOADING,
+    STOPPED_BY_OPERATOR,
+    UP,
+    Action,
+    Order,
+    SlotOwner,
+    SlotState,
+)
+from agents.worker_plan import MAX_REASON_CHARS, WorkerPlan
+from agents.worker_process import WorkerProcess, ending_of
+from agents.worker_state import WorkerRecord
+from agents.worker_watch import Usage
+from edgesched.domain.task import Failure, FailureKind
+from edgesched.errors import Conflict, InvalidInput
 from edgesched.rest import WorkerReport
-
-TASKS_PER_WORKER = 2
-"""One in hand and the next one already there, so that a worker never waits for a picture."""
-
-LATE_FACTOR = 5.0
-USUAL_WEIGHT = 0.2
-"""Of the newest picture in a worker's usual time."""
-
-MAX_REASON_CHARS = 2_000
-
-CRASHES_UNTIL_DOWN = 5
-CRASH_WINDOW_S = 60.0
-
-LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 log = logging.getLogger(__name__)
 
 
-class SlotState(StrEnum):
-    STARTING = "starting"
-    READY = "ready"
-    BUSY = "busy"
-    RESTARTING = "restarting"
-    STOPPED = "stopped"  # it cannot work here, or crashes again and again; tried again now and then
-
-
-UP = frozenset({SlotState.READY, SlotState.BUSY})
-
-
-class SlotOwner(Protocol):
-    """Who is told what happens in a slot. None of these may wait."""
-
-    def holds(self, attempt_id: AttemptId) -> bool:
-        """Whether somebody still waits for its outcome."""
-        ...
-
-    def finished(self, job: Job, outcome: Outcome) -> None: ...
-
-    def came_back(self, jobs: Sequence[Job]) -> None:
-        """The worker ended before it began these, or gave them back."""
-        ...
-
-    def changed(self) -> None:
-        """There is room for work, or the slot's state is another one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPlan:
-    """How every worker of this board is started."""
-
-    command: tuple[str, ...]  # interpreter and script
-    models: tuple[Mapping[str, Any], ...]  # catalogue.Model.worker_spec
-    threads: int = 1
-    python_path: tuple[str, ...] = ()
-    cache_dir: str = ""  # where engines that are built on this board are kept; empty: the worker's own choice
-    min_service_ms: float | None = None  # emulated boards: no picture takes less
-    pace: Pace = Pace()  # noqa: RUF009 - it is frozen
-
-    def configure(self, slot: int) -> dict[str, Any]:
-        return {
-            "type": "configure",
-            "models": list(self.models),
-            "threads": self.threads,
-            "slot": slot,
-            "python_path": list(self.python_path),
-            "cache_dir": self.cache_dir,
-            "heartbeat_interval_ms": 1000,
-        }
-
-    def task(self, job: Job) -> dict[str, Any]:
-        header: dict[str, Any] = {"type": "task", "attempt_id": job.attempt_id, "model": job.assignment.model}
-        if self.min_service_ms is not None:
-            header["min_service_ms"] = self.min_service_ms
-        return header
-
-
 class WorkerSlot:
-    """Keeps one worker alive and knows what it has in hand: `jobs[0]` may have been started, the next one waits."""
+    """Keeps one worker alive, or stopped, and speaks with it."""
 
-    def __init__(self, index: int, name: str, plan: WorkerPlan, owner: SlotOwner) -> None:
+    def __init__(
+        self, index: int, name: str, plan: WorkerPlan, record: WorkerRecord, logs: WorkerLogs, owner: SlotOwner
+    ) -> None:
         self.name = name
-        self.state = SlotState.STARTING
-        self.trouble: str | None = "its workers are still loading the models"
+        self.trouble: str | None = STILL_LOADING
         """Why no work can be done here; None also while a crashed worker is about to be back."""
-        self.jobs: deque[Job] = deque()
-        self.busy_s = 0.0
         self.left_out: dict[str, str] = {}
         """Models that the worker could not load, each with the reason; of the last worker while there is none."""
+        self.progress = 0
+        """Counts whatever shows that the worker gets on with its work; a heartbeat does not."""
+        self.usage: Usage | None = None
+        self.hand = Hand(plan.pace.late_after_s, self._be_late)
         self._index = index
         self._plan = plan
+        self._record = record
+        self._logs = logs
         self._owner = owner
+        self._state = SlotState.STARTING
+        self._order = Order.RUN
+        self._obeyed = asyncio.Event()  # the present order, if it is not to run
+        self._woken = asyncio.Event()  # ends a pause
+        self._listening: asyncio.Timeout | None = None  # to the present worker; it expires when the worker has to leave
         self._worker: WorkerProcess | None = None
-        self._outgoing: asyncio.Queue[Job | AttemptId] = asyncio.Queue()  # an id is asked back
-        self._asked_back: set[AttemptId] = set()
-        self._usual_s = 0.0  # per picture; 0 before the first one
-        self._is_late = False
-        self._late_timer: asyncio.TimerHandle | None = None
         self._cause: Failure | None = None  # why this daemon killed the present worker
         self._blamed: Job | None = None  # the job that the worker had begun then
         self._has_excuse = False  # the present worker said why it cannot work
-        self._crashes: deque[float] = deque()
-        self._restarts = 0
-        self._last_exit_code: int | None = None
+        self._has_run = False
+        self._heard_at = 0.0  # the present worker, whatever it said
+        self._recovery = Recovery(plan.rules, plan.pace)
+        self._blame = LoadBlame()
+        if record.is_stopped:
+            self._order, self._state, self.trouble = Order.STOP, SlotState.STOPPED, STOPPED_BY_OPERATOR
+
+    @property
+    def state(self) -> SlotState:
+        is_leaving = self._order is not Order.RUN and self._worker is not None
+        return SlotState.STOPPING if is_leaving else self._state
 
     @property
     def has_room(self) -> bool:
-        is_able = self.state in UP and self._cause is None and not self._is_late
-        return is_able and len(self.jobs) < TASKS_PER_WORKER
+        return self.state in UP and self._cause is None and self.hand.has_room
 
     @property
     def is_idle(self) -> bool:
-        return self.has_room and not self.jobs
-
-    @property
-    def waiting(self) -> Job | None:
-        """The job that waits here behind another one, unless it was asked back."""
-        job = self.jobs[-1] if len(self.jobs) > 1 else None
-        return None if job is None or job.attempt_id in self._asked_back else job
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether a job is about to come back from here. A late worker may be too stuck to answer."""
-        return bool(self._asked_back) and not self._is_late
-
-    @property
-    def begun_at(self) -> float:
-        """When the present job was begun; infinity if none is."""
-        started = self._started_job()
-        return math.inf if started is None or started.started_at is None else started.started_at
+        return self.has_room and not self.hand.jobs
 
     @property
     def pid(self) -> int | None:
         return self._worker.pid if self._worker is not None and self._worker.exit_code is None else None
 
-    def give(self, job: Job) -> None:
-        self.jobs.append(job)
-        self._outgoing.put_nowait(job)
-
-    def ask_back(self, job: Job) -> None:
-        """Have the worker give back a job that it has not begun; if it has begun it meanwhile, it keeps it."""
-        if job in self.jobs and job.started_at is None and job.attempt_id not in self._asked_back:
-            self._asked_back.add(job.attempt_id)
-            self._outgoing.put_nowait(job.attempt_id)
+    @property
+    def has_work(self) -> bool:
+        return bool(self.hand.jobs)
 
     def kill(self, kind: FailureKind, why: str) -> None:
         """End the worker; the job that it had started fails with this."""
         if self._worker is not None and self._cause is None:
-            self._cause, self._blamed = Failure(kind=kind, message=why), self._started_job()
+            self._cause, self._blamed = Failure(kind=kind, message=why), self.hand.started
             log.warning("worker.killed", extra={"worker": self.name, "pid": self._worker.pid, "why": why})
             self._worker.kill()
 
-    def busy_until(self, now: float) -> float:
-        """Seconds that its workers have worked since the agent started."""
-        started = self._started_job()
-        return self.busy_s + (now - (started.started_at or now) if started else 0.0)
-
     def report(self) -> WorkerReport:
-        started = self._started_job()
+        started = self.hand.started
+        codes = self._record.exit_codes
         return WorkerReport(
             name=self.name,
             pid=self.pid,
             state=self.state,
+            reason=self.trouble,
             current_task=started.assignment.task_id if started else None,
-            restarts=self._restarts,
-            last_exit_code=self._last_exit_code,
+            restarts=self._record.restarts,
+            last_exit_code=codes[-1] if codes else None,
+            exit_codes=tuple(codes),
+            memory_bytes=self.usage.memory_bytes if self.usage else None,
+            cpu_used=self.usage.cpu_used if self.usage else None,
+            silent_s=asyncio.get_running_loop().time() - self._heard_at if self._worker is not None else None,
         )
+
+    # --- orders ---
+
+    def check(self, action: Action) -> None:
+        """Raises: Conflict if this contradicts an order that is being carried out."""
+        if not self._obeyed.is_set() and (self._order, action) in CONTRADICTIONS and self._worker is not None:
+            verb = "stopped" if self._order is Order.STOP else "restarted"
+            raise Conflict(f"worker {self.name} is being {verb}: wait until that is done, or kill it")
+
+    def obey(self, action: Action) -> asyncio.Event:
+        """Returns what is set when it is done: at once for a start, else when the worker of now has ended."""
+        self._record.is_stopped = action in (Action.STOP, Action.KILL)
+        if action is Action.KILL:
+            self.kill(FailureKind.REFUSED, "an operator killed the worker that had it")
+        if self._record.is_stopped:
+            return self.hold(STOPPED_BY_OPERATOR)
+        self._recovery.forgive()
+        self._blame.forget()
+        if action is Action.RESTART and self._worker is not None:
+            self._leave(Order.RESTART)
+            return self._obeyed
+        return self._start()
+
+    def hold(self, reason: str) -> asyncio.Event:
+        """Let no worker run from here on, until somebody starts it. Returns what is set when none does."""
+        self.trouble = reason
+        self._leave(Order.STOP)
+        self._woken.set()
+        return self._obeyed
+
+    def _start(self) -> asyncio.Event:
+        if self._worker is None:
+            self._order, self._state, self.trouble = Order.RUN, SlotState.STARTING, STILL_LOADING
+            self._woken.set()
+            self._tell()
+        done = asyncio.Event()
+        done.set()
+        return done
+
+    def _leave(self, order: Order) -> None:
+        """End the worker when it has done what it has in hand. Saying it twice changes nothing."""
+        if order is not self._order:
+            if self._order is Order.RUN:
+                self._obeyed = asyncio.Event()
+            self._order = order
+            self._say(f"told to {order}")
+            log.info("worker.told", extra={"worker": self.name, "order": order, "why": self.trouble})
+            if (job := self.hand.waiting) is not None:
+                self.hand.ask_back(job)
+            if self.hand.jobs:  # a worker that answers nothing is not waited for any longer than these may take
+                latest = max(job.deadline_at for job in self.hand.jobs)
+                asyncio.get_running_loop().call_at(latest, self._hang_up, self._worker)
+            self._hang_up_if_done()
+        self._tell()
+
+    def _hang_up_if_done(self) -> None:
+        if self._order is not Order.RUN and not self.hand.jobs and self._cause is None:
+            self._hang_up(self._worker)
+
+    def _hang_up(self, worker: WorkerProcess | None) -> None:
+        """Listen no more to this worker; then it is ended."""
+        if self._listening is not None and worker is self._worker:
+            self._listening.reschedule(asyncio.get_running_loop().time())
+            self._listening = None
+
+    def _tell(self) -> None:
+        self._record.pid, self._record.state = self.pid, self.state
+        self._owner.recorded()
+        self._owner.changed()
+
+    def _say(self, text: str) -> None:
+        self._logs.append(self.name, "agent", text)
+
+    # --- the worker's life ---
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            try:
-                async with WorkerProcess.started(self._plan.command, self.name, self._plan.pace) as worker:
-                    await self._live(worker)
-                    pause_s = self._buried(await worker.wait())
-            except OSError as error:
-                self._stop_trying(f"{self._plan.command[0]} cannot be started as a worker: {error.strerror}")
-                pause_s = self._plan.pace.longest_pause_s
-            self._owner.changed()
-            await asyncio.sleep(pause_s)
-            self._restarts += 1
+        try:
+            while True:
+                while self._order is Order.STOP:
+                    self._rest()
+                    await self._woken.wait()
+                pause_s = await self._lifetime()
+                self._tell()
+                await self._pause(pause_s)
+        finally:
+            self._obeyed.set()
+            self._record.pid = self.pid
+
+    def _rest(self) -> None:
+        self._woken.clear()
+        if self._state is not SlotState.DOWN or self._record.is_stopped:
+            self._state = SlotState.STOPPED
+        self._obeyed.set()
+        self._tell()
+
+    async def _pause(self, pause_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._woken.wait()
+
+    async def _lifetime(self) -> float:
+        """One worker from its start to its end. Returns the pause, in seconds, before the next one is started."""
+        self._woken.clear()
+        plan = self._plan
+        if all(str(spec["name"]) in self._blame.reasons for spec in plan.models):
+            reason = "; ".join(self._blame.reasons.values())[:MAX_REASON_CHARS]
+            self._blame.forget()
+            return self._down(reason, plan.pace.down_pause_s)
+        self._record.restarts += self._has_run
+        self._has_run = True
+        print_ = partial(self._logs.printed, self.name)
+        try:
+            async with WorkerProcess.started(plan.command, self.name, plan.pace, print_) as worker:
+                await self._live(worker)
+                if self._order is not Order.RUN and self._cause is None:
+                    await worker.end()
+                return self._buried(await worker.wait())
+        except OSError as error:
+            reason = f"{plan.command[0]} cannot be started as a worker: {error.strerror}"
+            return self._down(reason, plan.pace.longest_pause_s)
 
     async def _live(self, worker: WorkerProcess) -> None:
-        self._worker, self._outgoing = worker, asyncio.Queue()
+        self._worker, self._heard_at = worker, asyncio.get_running_loop().time()
         self._cause, self._blamed, self._has_excuse = None, None, False
+        self._say(f"started as process {worker.pid}")
+        self._tell()
         feeder = asyncio.create_task(self._feed(worker), name=f"feeder of {self.name}")
         too_slow = asyncio.get_running_loop().call_later(self._plan.pace.start_timeout_s, self._give_up_start)
         try:
-            async for message in worker.messages():
-                self._on_message(message)
+            async with asyncio.timeout(None) as self._listening:
+                self._hang_up_if_done()
+                async for message in worker.messages():
+                    self._on_message(message)
         except InvalidInput as error:
             log.error("worker.frame_refused", extra={"worker": self.name, "reason": str(error)})
             self.kill(FailureKind.WORKER_CRASHED, f"the worker broke the protocol: {error}")
-        except asyncio.CancelledError:
-            if self.state not in UP:
+        except (TimeoutError, asyncio.CancelledError) as told:
+            if self._state not in UP:
                 worker.terminate()  # it still loads its models and would not hear "stop"
-            raise
+            if not isinstance(told, TimeoutError):
+                raise
         finally:
+            self._listening = None
             too_slow.cancel()
             feeder.cancel()
             await asyncio.wait({feeder})
 
     async def _feed(self, worker: WorkerProcess) -> None:
+        outgoing = self.hand.outgoing
         try:
-            await worker.send(self._plan.configure(self._index))
+            await worker.send(self._plan.configure(self._index, without=self._blame.reasons))
             while True:
-                item = await self._outgoing.get()
+                item = await outgoing.get()
                 if isinstance(item, Job):
                     await worker.send(self._plan.task(item), item.picture)
                 else:
@@ -233,154 +275,135 @@ class WorkerSlot:
             return  # it is dying; the reader sees the end of its frames
 
     def _give_up_start(self) -> None:
-        if self.state not in UP:
-            self.kill(
-                FailureKind.TIMED_OUT, f"its models were not loaded within {self._plan.pace.start_timeout_s:.0f} s"
-            )
-
-    def _on_message(self, message: WorkerMessage) -> None:
-        """Raises: InvalidInput if the worker speaks of a job that it does not have."""
-        match message:
-            case Ready():
-                self.state, self.trouble = SlotState.READY, None
-                self.left_out = self._missing(message)
-                versions = " ".join(f"{name} {version}" for name, version in message.versions.items())
-                extra = {"worker": self.name, "pid": message.pid, "python": message.python, "versions": versions}
-                log.info("worker.ready", extra=extra)
-                self._owner.changed()
-            case Unavailable():
-                log.error("worker.unavailable", extra={"worker": self.name, "reason": message.reason})
-                self._has_excuse = True
-                self._stop_trying(message.reason)
-            case Started():
-                self._begin(self._first_job(message.attempt_id))
-                self._owner.changed()
-            case Dropped():
-                self._owner.came_back([self._dropped_job(message.attempt_id)])
-                self._owner.changed()
-            case Done():
-                job = self._ended_job(message.attempt_id)
-                queued_ms = ((job.started_at or job.arrived_at) - job.arrived_at) * 1000.0
-                took_s = asyncio.get_running_loop().time() - (job.started_at or job.arrived_at)
-                self._usual_s += (took_s - self._usual_s) * (USUAL_WEIGHT if self._usual_s else 1.0)
-                self._owner.finished(job, message.result(queued_ms=queued_ms, transfer_ms=job.transfer_ms))
-                self._owner.changed()
-            case Failed():
-                self._owner.finished(self._ended_job(message.attempt_id), message.failure())
-                self._owner.changed()
-            case LogLine():
-                level = LOG_LEVELS.get(message.level, logging.INFO)
-                log.log(level, "worker.logged", extra={"worker": self.name, "what": message.event, **_safe(message)})
-
-    def _missing(self, ready: Ready) -> dict[str, str]:
-        """What of the plan's models this worker does not run, and why."""
-        given = (str(spec["name"]) for spec in self._plan.models)
-        silent = "its worker did not say why it is not loaded"
-        return {
-            name: ready.unavailable_models.get(name, silent)[:MAX_REASON_CHARS]
-            for name in given
-            if name not in ready.models
-        }
-
-    def _begin(self, job: Job) -> None:
-        loop = asyncio.get_running_loop()
-        job.started_at = loop.time()
-        self.state = SlotState.BUSY
-        self._asked_back.discard(job.attempt_id)
-        patience_s = max(self._plan.pace.late_after_s, LATE_FACTOR * self._usual_s)
-        self._late_timer = loop.call_later(patience_s, self._be_late)
+        if self._state not in UP:
+            limit = f"{self._plan.pace.start_timeout_s:.0f} s (recovery_timeout_s)"
+            self.kill(FailureKind.TIMED_OUT, f"its models were not loaded within {limit}")
 
     def _be_late(self) -> None:
         """The present job may hang: what waits behind it may go to another worker, and nothing new comes here."""
-        self._is_late = True
-        if not self._owner.holds(self.jobs[0].attempt_id):  # asked back in the moment in which it was begun
+        if not self._owner.holds(self.hand.jobs[0].attempt_id):  # asked back in the moment in which it was begun
             self.kill(FailureKind.TIMED_OUT, "it worked for too long on an attempt that nobody waits for any more")
-        elif (job := self.waiting) is not None:
-            self.ask_back(job)
+        elif (job := self.hand.waiting) is not None:
+            self.hand.ask_back(job)
 
-    def _not_late(self) -> None:
-        self._is_late = False
-        if self._late_timer is not None:
-            self._late_timer.cancel()
+    # --- what the worker says ---
 
-    def _started_job(self) -> Job | None:
-        return self.jobs[0] if self.jobs and self.jobs[0].started_at is not None else None
+    def _on_message(self, message: WorkerMessage) -> None:
+        """Raises: InvalidInput if the worker speaks of a job that it does not have."""
+        self._heard_at = asyncio.get_running_loop().time()
+        self.progress += not isinstance(message, Pulse)
+        match message:
+            case Loading():
+                self._blame.begins(message.model)
+                self._say(f"loads model {message.model}")
+            case Ready():
+                self._be_ready(message)
+            case Unavailable():
+                log.error("worker.unavailable", extra={"worker": self.name, "reason": message.reason})
+                self._blame.is_over()
+                self._has_excuse = True
+                self._state = SlotState.DOWN
+                self.trouble = self.trouble if self._order is Order.STOP else message.reason
+            case Started():
+                self.hand.begin(message.attempt_id)
+                self._state = SlotState.BUSY
+                self._owner.changed()
+            case Dropped():
+                self._owner.came_back([self.hand.drop(message.attempt_id)])
+                self._freed()
+            case Done():
+                job, begun_at = self.hand.end(message.attempt_id, is_usual=True)
+                queued_ms = (begun_at - job.arrived_at) * 1000.0
+                self._prove_able()
+                self._owner.finished(job, message.result(queued_ms=queued_ms, transfer_ms=job.transfer_ms))
+                self._freed()
+            case Failed():
+                job, _ = self.hand.end(message.attempt_id, is_usual=False)
+                self._prove_able()
+                self._owner.finished(job, message.failure())
+                self._freed()
+            case LogLine():
+                self._logs.logged(self.name, message.level, message.event, message.fields)
 
-    def _first_job(self, attempt_id: str) -> Job:
-        if not self.jobs or self.jobs[0].attempt_id != attempt_id:
-            raise InvalidInput(f"attempt {attempt_id!r} is not the one that is due")
-        return self.jobs[0]
+    def _be_ready(self, message: Ready) -> None:
+        self._blame.is_over()
+        self._state = SlotState.READY
+        if self._order is not Order.STOP:
+            self.trouble = None
+        self.left_out = self._plan.missing(message.models, message.unavailable_models | self._blame.reasons)
+        versions = " ".join(f"{name} {version}" for name, version in message.versions.items())
+        extra = {"worker": self.name, "pid": message.pid, "python": message.python, "versions": versions}
+        log.info("worker.ready", extra=extra)
+        self._say(f"ready: python {message.python} {versions}")
+        self._tell()
 
-    def _ended_job(self, attempt_id: str) -> Job:
-        job = self._first_job(attempt_id)
-        if job.started_at is None:
-            raise InvalidInput(f"attempt {attempt_id!r} has ended without a start")
-        self.jobs.popleft()
-        self._not_late()
-        self.busy_s += asyncio.get_running_loop().time() - job.started_at
-        self.state = SlotState.READY
-        self._crashes.clear()
-        return job
+    def _prove_able(self) -> None:
+        self._state = SlotState.READY
+        self._recovery.forgive()
 
-    def _dropped_job(self, attempt_id: str) -> Job:
-        for job in self.jobs:
-            if job.attempt_id == attempt_id and attempt_id in self._asked_back and job.started_at is None:
-                self.jobs.remove(job)
-                self._asked_back.discard(job.attempt_id)
-                return job
-        raise InvalidInput(f"attempt {attempt_id!r} was not asked back")
+    def _freed(self) -> None:
+        self._owner.changed()
+        self._hang_up_if_done()
 
-    def _stop_trying(self, reason: str) -> None:
-        self.state, self.trouble = SlotState.STOPPED, reason
+    # --- its end ---
 
     def _buried(self, exit_code: int) -> float:
         """Settle what the dead worker had in hand. Returns the pause, in seconds, before the next one is started."""
-        self._worker, self._last_exit_code = None, exit_code
-        crash = self._cause or Failure(kind=FailureKind.WORKER_CRASHED, message=f"the worker {ending_of(exit_code)}")
-        started = self._started_job()
-        jobs = list(self.jobs)
-        self.jobs.clear()
-        self._asked_back.clear()
-        self._not_late()
-        if started is not None and started.started_at is not None:
-            self.busy_s += asyncio.get_running_loop().time() - started.started_at
+        self._worker = None
+        self._record.ended(exit_code)
+        how = f"the worker {ending_of(exit_code)}"
+        self._say(f"{self._cause.message}: {how}" if self._cause else how)
+        crash = self._cause or Failure(kind=FailureKind.WORKER_CRASHED, message=how)
+        started, others = self.hand.empty()
+        if started is not None:
             if self._cause is None or started is self._blamed:
-                jobs.remove(started)
                 self._owner.finished(started, crash)
             else:  # begun while the kill for another job's sake was on its way
                 started.started_at = None
-        self._owner.came_back(jobs)
+                others = [started, *others]
+        self._owner.came_back(others)
+        if self._order is not Order.RUN:
+            return self._obey()
         if self._has_excuse:
-            return self._plan.pace.longest_pause_s
-        return self._pause_after_crash(crash.message)
+            return self._down(self.trouble or how, self._plan.pace.longest_pause_s)
+        return self._pause_after_crash(exit_code, crash.message)
 
-    def _pause_after_crash(self, how: str) -> float:
-        now = asyncio.get_running_loop().time()
-        self._crashes.append(now)
-        while self._crashes[0] < now - CRASH_WINDOW_S:
-            self._crashes.popleft()
-        count = len(self._crashes)
-        extra = {"worker": self.name, "exit_code": self._last_exit_code, "how": how, "crashes": count}
-        if count >= CRASHES_UNTIL_DOWN:
-            log.error("worker.down", extra=extra)
-            self._crashes.clear()
-            self._stop_trying(f"worker {self.name} ended {count} times in a row, at last: {how}")
-            return self._plan.pace.down_pause_s
-        log.warning("worker.crashed", extra=extra)
-        self.state = SlotState.RESTARTING
-        return min(self._plan.pace.longest_pause_s, self._plan.pace.first_pause_s * 2.0 ** (count - 1))
+    def _obey(self) -> float:
+        """The worker has left, as it was told."""
+        self._blame.is_over()
+        self._state = SlotState.STOPPED if self._order is Order.STOP else SlotState.RESTARTING
+        if self._order is Order.RESTART:
+            self._order, self.trouble = Order.RUN, None
+            self._obeyed.set()
+        return 0.0
 
+    def _pause_after_crash(self, exit_code: int, how: str) -> float:
+        extra = {"worker": self.name, "exit_code": exit_code, "how": how}
+        if (model := self._blame.died(how)) is not None:
+            self._recovery.forgive()
+            log.error("model.blamed", extra={**extra, "model": model})
+            self._state = SlotState.RESTARTING
+            return self._plan.pace.first_pause_s
+        verdict = self._recovery.died(asyncio.get_running_loop().time())
+        extra["deaths"] = verdict.deaths
+        if not verdict.is_down:
+            log.warning("worker.crashed", extra=extra)
+            self._state = SlotState.RESTARTING
+            return verdict.pause_s or 0.0
+        log.error("worker.down", extra=extra)
+        times = f"ended {verdict.deaths} times in a row, at last" if verdict.deaths > 1 else "ended"
+        return self._down(f"worker {self.name} {times}: {how}", verdict.pause_s)
 
-def ending_of(exit_code: int) -> str:
-    """`was killed by SIGSEGV` or `ended with exit code 4`."""
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"was killed by signal {-exit_code}"
+    def _down(self, reason: str, pause_s: float | None) -> float:
+        """No worker can work here.
 
-
-def _safe(message: LogLine) -> dict[str, object]:
-    """A worker's fields under names that cannot clash with those of a log record."""
-    return {f"worker_{name}": value for name, value in message.fields.items()}
+        pause_s: before the next try; None: somebody has to start it. Returns the pause for `run`.
+        """
+        if not self._plan.rules.is_automatic:
+            reason, pause_s = f"{reason}; it is not tried again by itself (enable_auto_recovery is off): start it", None
+        self._state, self.trouble = SlotState.DOWN, reason
+        if pause_s is None:
+            if self._order is Order.RUN:
+                self.hold(reason)
+            self._owner.failed(self.name, reason)
+        return pause_s or 0.0

@@ -55,10 +55,15 @@ class WorkerReport(Body):
 
     name: str
     pid: int | None
-    state: str  # starting, ready, busy, restarting, stopped
+    state: str  # starting, ready, busy, stopping, restarting, stopped (by an operator), down
+    reason: str | None = None  # why it does not work
     current_task: str | None = None
     restarts: NonNegativeInt = 0
     last_exit_code: int | None = None
+    memory_bytes: NonNegativeInt | None = None
+    cpu_used: float | None = None  # CPUs' worth; 1.5: one and a half
+    silent_s: float | None = None  # since its last sign of life, which a heartbeat is
+    exit_codes: tuple[int, ...] = ()  # of its last processes, the newest last; negative: the signal that ended it
 
 
 class Heartbeat(Body):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
 from edgesched.errors import StartupError
 
@@ -37,6 +37,9 @@ class ProcessSettings(BaseModel):
 
     file_stems: ClassVar[tuple[str, ...]] = ()
     """Names (without .toml) of this process's files in a configuration directory."""
+
+    common_variables: ClassVar[Mapping[str, str]] = {}
+    """Field -> a variable without our prefix that sets it too, because people know it; ours wins."""
 
     log_dir: Path | None = Field(None, description="write one rotating log file per process here, beside stderr")
     log_level: LogLevel = Field("info", description="least severe level that is logged")
@@ -141,6 +144,7 @@ class AgentSettings(ListeningSettings):
     """One board."""
 
     file_stems: ClassVar[tuple[str, ...]] = ("agent",)
+    common_variables: ClassVar[Mapping[str, str]] = {"workers": "WORKER_CONCURRENCY", "total_cpus": "TOTAL_CPUS"}
 
     agent_port: Port = Field(20810, description="gRPC port, dialled by the task manager")
     master_ip: str = Field("127.0.0.1", description="the gateway's address")
@@ -157,12 +161,34 @@ class AgentSettings(ListeningSettings):
     models_dir: Path = Field(
         Path("models"), description="one directory per model; the built-in demo model is always there"
     )
-    workers: PositiveInt | None = Field(None, description="worker processes; default: one per slot of the board")
+    workers: PositiveInt | None = Field(
+        None, description="worker processes, also WORKER_CONCURRENCY; default: one per slot of the board"
+    )
+    total_cpus: PositiveInt | None = Field(
+        None, description="CPUs that the workers may use, also TOTAL_CPUS; more workers are warned of; default: counted"
+    )
     backend: str | None = Field(None, description="use this backend for every model (echo: no work, for benches)")
     python_bin: str | None = Field(None, description="interpreter for the workers; default: the daemon's own")
     python_path: tuple[str, ...] = Field((), description="directories that the workers add to sys.path (a:b:c)")
     threads_per_worker: PositiveInt = Field(1, description="threads that one inference may use")
     worker_memory_bytes: PositiveInt = Field(2_000 * MIB, description="a worker that grows larger is replaced")
+    recovery_timeout_s: float = Field(
+        600.0, gt=0, description="a worker that has not loaded its models by then is replaced; building engines is slow"
+    )
+    enable_auto_recovery: bool = Field(
+        True, description="start workers again that ended; off: they stay down until an operator starts them"
+    )
+    max_restarts: NonNegativeInt = Field(
+        5,
+        description="restarts of one worker in restart_window_s without a finished task; then it is down for a minute",
+    )
+    restart_window_s: float = Field(60.0, gt=0, description="the time in which max_restarts are counted")
+    stop_all_on_failure: bool = Field(
+        False, description="when one worker is down, stop all: the board is unhealthy until an operator starts them"
+    )
+    zombie_after_s: float = Field(
+        30.0, gt=0, description="a worker with work that shows neither progress nor CPU time for so long is replaced"
+    )
     outbox_bytes: PositiveInt = Field(256 * MIB, description="outcomes kept on the board; a full outbox stops new work")
     disconnect_s: float | None = Field(None, gt=0, description="test: every so many seconds, cut all links, silently")
     reconnect_s: float = Field(20.0, gt=0, description="test: restore them each time after this many seconds")
@@ -249,7 +275,8 @@ def load(
                 continue
             values[key], origins[key] = value, f"file {path}"
     for key in kind.model_fields:
-        variable = f"{ENV_PREFIX}{key.upper()}"
+        ours = f"{ENV_PREFIX}{key.upper()}"
+        variable = ours if ours in os.environ else kind.common_variables.get(key, ours)
         if variable in os.environ:
             values[key], origins[key] = os.environ[variable], f"environment {variable}"
     for key, value in (flags or {}).items():

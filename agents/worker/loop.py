@@ -214,6 +214,7 @@ def _open_models(configure: Configure, channel: Channel) -> Dict[str, Model]:
         channel.end({"type": "unavailable", "reason": reason[:MAX_MESSAGE_CHARS]}, EXIT_UNAVAILABLE)
     cv2.setNumThreads(configure.models[0].threads)  # workers share the cores; OpenCV would take them all
     for spec in configure.models:
+        channel.send({"type": "loading", "model": spec.name})  # a vendor's library that crashes now names nobody
         try:
             models[spec.name] = open_model(spec, channel.log)
         except WorkerError as error:

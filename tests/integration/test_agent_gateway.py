@@ -129,7 +129,7 @@ async def test_a_change_of_health_is_told_before_the_next_heartbeat_is_due(tmp_p
         while (await agent.gateway.beat())["unhealthy_reason"] is not None:
             pass
         await master.next("hello")
-        for i in range(5):
+        for i in range(6):
             await master.dispatch(f"a{i}", "exit 9")
         while (await agent.gateway.beat())["unhealthy_reason"] is None:
             pass

@@ -7,101 +7,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from agents.supervisor import Supervisor
-from agents.work import Assignment, Job, Outcome
-from agents.worker_slot import WorkerPlan, ending_of
-from edgesched.domain.task import AttemptId, Failure, FailureKind, Result, TaskId
+from agents.worker_process import ending_of
+from edgesched.domain.task import AttemptId, Failure, FailureKind
 from tests.support.agent_parts import WITHIN_S, fake_plan, logged
-
-GIB = 1 << 30
-
-
-def job(attempt: str, text: str = "label", *, remaining_s: float = 60.0, model: str = "shapes") -> Job:
-    now = asyncio.get_running_loop().time()
-    assignment = Assignment(
-        ledger_id="ledger",
-        task_id=TaskId(f"task-{attempt}"),
-        attempt_id=AttemptId(attempt),
-        model=model,
-        file_name=f"{attempt}.jpg",
-        receiver_url=None,
-    )
-    picture = [text.encode()]
-    return Job(
-        assignment=assignment,
-        picture=picture,
-        size_bytes=len(text),
-        arrived_at=now,
-        deadline_at=now + remaining_s,
-        transfer_ms=1.5,
-    )
-
-
-class Board:
-    """A supervisor, and what it told."""
-
-    def __init__(self, plan: WorkerPlan, count: int, memory_bytes: int) -> None:
-        self.outcomes: dict[str, Outcome] = {}
-        self._changed = asyncio.Event()
-        self.supervisor = Supervisor(
-            plan,
-            device_id="board",
-            count=count,
-            memory_bytes=memory_bytes,
-            on_finished=self._note,
-            on_change=self._changed.set,
-        )
-
-    def _note(self, assignment: Assignment, outcome: Outcome) -> None:
-        assert assignment.attempt_id not in self.outcomes, "an attempt has one outcome"
-        self.outcomes[assignment.attempt_id] = outcome
-        self._changed.set()
-
-    async def changed(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WITHIN_S):
-            while not is_so():
-                self._changed.clear()
-                await self._changed.wait()
-
-    async def outcome(self, attempt: str) -> Outcome:
-        await self.until(lambda: attempt in self.outcomes)
-        return self.outcomes[attempt]
-
-    async def failure(self, attempt: str) -> Failure:
-        outcome = await self.outcome(attempt)
-        assert isinstance(outcome, Failure), outcome
-        return outcome
-
-    async def labels(self, attempt: str) -> Result:
-        outcome = await self.outcome(attempt)
-        assert isinstance(outcome, Result), outcome
-        return outcome
-
-
-@asynccontextmanager
-async def running(plan: WorkerPlan | None = None, *, workers: int = 1, memory_bytes: int = GIB) -> AsyncIterator[Board]:
-    board = Board(plan or fake_plan(), workers, memory_bytes)
-    task = asyncio.create_task(board.supervisor.run())
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            await board.supervisor.settled.wait()
-        yield board
-    finally:
-        task.cancel()
-        await asyncio.wait({task}, timeout=WITHIN_S)
-    assert task.cancelled()
+from tests.support.boards import Board, job, running
 
 
 async def test_a_picture_gets_its_labels_and_the_times_that_it_took() -> None:
@@ -274,7 +189,7 @@ async def test_a_worker_that_breaks_the_protocol_is_replaced(text: str) -> None:
 
 
 async def test_a_worker_that_takes_too_much_memory_is_replaced() -> None:
-    async with running(fake_plan(memory_check_s=0.05), memory_bytes=100 << 20) as board:
+    async with running(fake_plan(check_s=0.05), memory_bytes=100 << 20) as board:
         board.supervisor.submit(job("greedy", "eat"))
         failure = await board.failure("greedy")
         assert failure.kind is FailureKind.WORKER_CRASHED
@@ -303,7 +218,7 @@ async def test_only_an_attempt_that_no_worker_has_begun_can_be_cancelled(tmp_pat
 async def test_a_board_whose_backend_is_missing_says_why_and_refuses_what_waits() -> None:
     async with running(fake_plan("unavailable"), workers=2) as board:
         await board.until(lambda: board.supervisor.unhealthy_reason == "the driver is missing: install it")
-        assert {report.state for report in board.supervisor.reports()} == {"stopped"}
+        assert {report.state for report in board.supervisor.reports()} == {"down"}
 
 
 async def test_an_interpreter_that_is_not_there_makes_the_board_unhealthy() -> None:
@@ -319,12 +234,12 @@ async def test_a_board_without_a_model_is_unhealthy_and_starts_no_worker() -> No
         assert board.supervisor.reports()[0].pid is None
 
 
-async def test_five_crashes_in_a_row_make_the_worker_down_and_hand_back_what_waits() -> None:
+async def test_more_crashes_in_a_row_than_restarts_are_allowed_make_the_worker_down_and_hand_back_what_waits() -> None:
     async with running() as board:
-        for i in range(5):
+        for i in range(6):
             board.supervisor.submit(job(f"bad{i}", "exit 9"))
         board.supervisor.submit(job("waiting"))
-        for i in range(5):
+        for i in range(6):
             assert (await board.failure(f"bad{i}")).kind is FailureKind.WORKER_CRASHED
         assert (await board.failure("waiting")).kind is FailureKind.REFUSED
         reason = board.supervisor.unhealthy_reason
@@ -334,7 +249,7 @@ async def test_five_crashes_in_a_row_make_the_worker_down_and_hand_back_what_wai
 
 async def test_a_worker_that_is_down_is_tried_again_later() -> None:
     async with running(fake_plan(down_pause_s=0.01)) as board:
-        for i in range(5):
+        for i in range(6):
             board.supervisor.submit(job(f"bad{i}", "exit 9"))
         await board.until(lambda: board.supervisor.unhealthy_reason is not None)
         await board.until(lambda: board.supervisor.unhealthy_reason is None)
@@ -380,8 +295,8 @@ async def test_stopping_leaves_no_process_even_if_a_worker_is_deaf() -> None:
     assert not psutil.pid_exists(pid)
 
 
-async def test_stopping_does_not_wait_for_models_to_load() -> None:
-    board = Board(fake_plan("mute", stop_wait_s=600.0), 1, GIB)
+async def test_stopping_does_not_wait_for_models_to_load(tmp_path: Path) -> None:
+    board = Board(fake_plan("mute", stop_wait_s=600.0), 1, tmp_path)
     task = asyncio.create_task(board.supervisor.run())
     with logged("worker.printed") as printed:  # it has started, and will never be ready
         await asyncio.wait_for(printed.wait(), WITHIN_S)

@@ -52,6 +52,8 @@ class WorkerProcess:
     def receive(self, *kinds: str) -> dict[str, Any]:
         """The next frame, which must be of one of these kinds."""
         header, body = read_frame(self.sock)
+        while header["type"] == "loading" and "loading" not in kinds:
+            header, body = read_frame(self.sock)
         assert header["type"] in kinds, header
         assert body == b""
         return header
@@ -223,6 +225,17 @@ def test_several_models_in_one_worker(spec: dict[str, Any], tmp_path: Path) -> N
         assert labels["shapes"]["detections"] == ITS_LABELS
         assert labels["means"]["width"] == 128
         assert (labels["nothing"]["detections"], labels["nothing"]["width"]) == ([], None)
+
+
+def test_it_says_which_model_it_is_about_to_load_so_that_a_crash_has_a_name(
+    spec: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "deadly.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    with running() as worker:
+        worker.configure(spec, {**spec, "name": "deadly", "decoder": "deadly:decode"}, {**spec, "name": "later"})
+        assert worker.receive("loading")["model"] == "shapes"
+        assert worker.receive("loading")["model"] == "deadly"
+        assert worker.ended()[0] == -signal.SIGSEGV
 
 
 def test_a_model_that_cannot_be_loaded_is_left_out_and_the_others_work(spec: dict[str, Any], tmp_path: Path) -> None:
@@ -468,7 +481,7 @@ def test_a_killed_parent_takes_the_worker_with_it() -> None:
             assert process.stdout is not None
             watched = os.pidfd_open(int(process.stdout.readline()))
             write_frame(ours, {"type": "configure", "models": [echo_spec()], "heartbeat_interval_ms": 60_000})
-            assert read_frame(ours)[0]["type"] == "ready"
+            assert [read_frame(ours)[0]["type"] for _ in range(2)] == ["loading", "ready"]
         finally:
             process.kill()
             process.communicate()

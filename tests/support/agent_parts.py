@@ -21,8 +21,8 @@ from agents.boards.generic import GenericBoard
 from agents.desk import Uplink
 from agents.identity import identify
 from agents.outbox import Outbox
+from agents.worker_plan import WorkerPlan
 from agents.worker_process import Pace
-from agents.worker_slot import WorkerPlan
 from edgesched import wire
 from edgesched.settings import AgentSettings
 from edgesched.v1 import agent_pb2 as pb

@@ -2,6 +2,9 @@
 
     label          one detection (any text that is not listed here as well)
     wait PATH      as soon as the file PATH exists, one detection
+    meet DIR N     as soon as N pictures have met in the directory DIR, one detection
+    spin PATH      computes until the file PATH exists, then one detection
+    program PATH   the same, in a program of its own
     slow SECONDS   one detection after that time
     measure TEXT   one detection whose label is the picture's number of bytes
     crash          dies of SIGSEGV
@@ -13,8 +16,9 @@
     stranger       answers for an attempt that it was never given
     eat            takes 200 MB of memory, then never answers
 
-A model whose name starts with "broken" is left out, until there is a file `repaired` in its directory. A picture that
-was not begun is given back on "drop".
+A model whose name starts with "broken" is left out, until there is a file `repaired` in its directory; one whose name
+starts with "deadly" kills the worker that loads it, one that starts with "endless" is never loaded. A picture that was
+not begun is given back on "drop".
 
 Started with `--mode`: ready (the default), unavailable, crash (at once), mute (never gets ready), deaf (ignores "stop"
 and SIGTERM).
@@ -28,6 +32,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -72,6 +77,18 @@ def perform(sock: socket.socket, attempt_id: str, text: str) -> None:
     if word == "wait":
         while not Path(rest).exists():
             time.sleep(0.005)
+    elif word == "meet":
+        directory, _, count = rest.rpartition(" ")
+        os.makedirs(directory, exist_ok=True)
+        Path(directory, attempt_id).touch()
+        while len(os.listdir(directory)) < int(count):
+            time.sleep(0.005)
+    elif word == "spin":
+        while not Path(rest).exists():
+            pass
+    elif word == "program":
+        code = "import sys, pathlib\nwhile not pathlib.Path(sys.argv[1]).exists(): pass"
+        subprocess.run([sys.executable, "-I", "-S", "-c", code, rest], check=True)
     elif word == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif word == "exit":
@@ -98,6 +115,14 @@ def perform(sock: socket.socket, attempt_id: str, text: str) -> None:
     done(sock, attempt_id, text)
 
 
+def load(sock: socket.socket, name: str) -> None:
+    say(sock, type="loading", model=name)
+    if name.startswith("deadly"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif name.startswith("endless"):
+        time.sleep(NEVER_S)
+
+
 def is_broken(model: dict[str, Any]) -> bool:
     return model["name"].startswith("broken") and not Path(model.get("directory", "/"), "repaired").exists()
 
@@ -121,6 +146,8 @@ def main() -> None:
     if arguments.mode == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     models = header["models"]
+    for model in models:
+        load(sock, model["name"])
     broken = {m["name"]: f"{m['name']} is out of order" for m in models if is_broken(m)}
     whole = [m["name"] for m in models if m["name"] not in broken]
     say(
