@@ -36,7 +36,7 @@ from agents.worker_process import Pace
 from agents.worker_state import WorkerStates
 from edgesched import __version__, wire
 from edgesched.catalogue import Catalogue
-from edgesched.errors import InvalidInput, StartupError
+from edgesched.errors import StartupError
 from edgesched.process import sole_user
 from edgesched.rest import DeviceRegistration, Heartbeat
 from edgesched.settings import MIB, AgentSettings
@@ -90,6 +90,7 @@ class Agent:
         self._outbox = outbox
         self._session = session
         self._slots = settings.workers or board.profile.slots
+        self._plan_left_out = plan.left_out
         self._states = WorkerStates.read(settings.workspace_dir / "workers.json")
         self._supervisor = Supervisor(
             plan,
@@ -235,7 +236,7 @@ class Agent:
             outbox_count=self._outbox.count,
             simulated=tuple(name for name, is_on in simulated.items() if is_on),
             workers=self._supervisor.reports(),
-            unavailable_models=dict(self._supervisor.left_out),
+            unavailable_models={**self._plan_left_out, **self._supervisor.left_out},
         )
 
     def _busy_fraction(self) -> float | None:
@@ -297,16 +298,18 @@ def _check(settings: AgentSettings) -> None:
 
 
 def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
-    """Raises: StartupError if a model cannot be read, or the workspace not be written."""
-    try:
-        specs = worker_specs(Catalogue.read(settings.models_dir), board.board_type, settings.backend)
-    except InvalidInput as error:
-        raise StartupError(str(error)) from error
+    """A model that cannot be read is left out. Raises: StartupError if the workspace cannot be written."""
+    catalogue, unreadable = Catalogue.readable(settings.models_dir)
+    specs, unusable = worker_specs(catalogue, board.board_type, settings.backend)
+    left_out = {**unreadable, **unusable}
+    for name, reason in left_out.items():
+        log.error("model.left_out", extra={"model": name, "reason": reason})
     archive = settings.workspace_dir.resolve() / "run" / "worker.pyz"
     pack_worker(archive)
     return WorkerPlan(
         command=(settings.python_bin or sys.executable, "-I", str(archive)),
         models=specs,
+        left_out=left_out,
         threads=settings.threads_per_worker,
         python_path=settings.python_path,
         cache_dir=str(settings.workspace_dir.resolve() / "cache"),

@@ -68,10 +68,10 @@ class Desk:
             return "the agent is stopping"
         if self.unhealthy_reason is not None:
             return f"the board cannot work: {self.unhealthy_reason}"
-        if model not in self._limits.models:
-            return f"this board cannot run model {model!r}"
         if (why := self._supervisor.refusal(model)) is not None:
             return why
+        if model not in self._limits.models:
+            return f"this board cannot run model {model!r}"
         if tasks >= SLACK * self._limits.window_tasks:
             return f"the board is full: it holds {tasks} pictures"
         if tasks and used_bytes + size_bytes > SLACK * self._limits.window_bytes:

@@ -109,7 +109,7 @@ class Supervisor:
 
     def refusal(self, model: str) -> str | None:
         """Why no worker can run this model, for people; None if one can."""
-        reason = self.left_out.get(model)
+        reason = self.left_out.get(model) or self._plan.left_out.get(model)
         return None if reason is None else f"this board cannot run model {model!r}: {reason}"
 
     @property

@@ -163,8 +163,8 @@ def read_model(directory: Path) -> Model:
         if isinstance(content.get("labels"), str):
             lines = (directory / content["labels"]).read_text(encoding="utf-8").splitlines()
             content["labels"] = [line.strip() for line in lines if line.strip()]
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInput(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # of TOML and of UTF-8 as well
+        raise InvalidInput(f"{path}: cannot be read: {error}") from error
     try:
         model = Model(directory=directory, **content)
     except ValidationError as error:
@@ -195,21 +195,25 @@ class Catalogue:
         """Read every directory below `models_dir` that has a model.toml, and the built-in models.
 
         A model of the user's own hides a built-in one of the same name.
-        Raises: InvalidInput if one cannot be read, or two have the same name.
+        Raises: InvalidInput with every problem, if one cannot be read or two have the same name.
         """
+        catalogue, problems = cls.readable(models_dir)
+        if problems:
+            raise InvalidInput("; ".join(problems.values()))
+        return catalogue
+
+    @classmethod
+    def readable(cls, models_dir: Path) -> tuple[Catalogue, Mapping[str, str]]:
+        """As `read`, but without the models that have a problem; those come by name, or by the name of the directory
+        if nobody knows it, each with the problem."""
         models: dict[str, Model] = {}
+        problems: dict[str, str] = {}
         for root in (builtin_models_dir(), models_dir):
-            found: dict[str, Model] = {}
-            for path in sorted(root.glob("*/model.toml")):
-                model = read_model(path.parent)
-                if model.name in found:
-                    raise InvalidInput(
-                        f"two directories hold a model named {model.name!r}: "
-                        f"{found[model.name].directory} and {path.parent}; rename one in its model.toml"
-                    )
-                found[model.name] = model
+            found, wrong = _models_below(root)
             models |= found
-        return cls(models)
+            problems |= wrong
+        # What was to hide a built-in model and cannot be read must not be that model in silence.
+        return cls({name: model for name, model in models.items() if name not in problems}), problems
 
     def get(self, name: str) -> Model:
         """Raises: NotKnown, naming the models that there are."""
@@ -224,3 +228,34 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self._models)
+
+
+def _models_below(root: Path) -> tuple[dict[str, Model], dict[str, str]]:
+    """Models by name; and by name of model or directory what is wrong with the others."""
+    found: dict[str, Model] = {}
+    wrong: dict[str, str] = {}
+    try:
+        directories = sorted(root.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return found, wrong
+    except OSError as error:
+        return found, {root.name: f"{root}: the models in it cannot be listed: {error.strerror}"}
+    for directory in directories:
+        try:
+            (directory / "model.toml").lstat()
+            model = read_model(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            wrong[directory.name] = f"{directory / 'model.toml'}: cannot be read: {error.strerror}"
+            continue
+        except InvalidInput as error:
+            wrong[directory.name] = str(error)
+            continue
+        if model.name in found:
+            wrong[model.name] = (
+                f"two directories hold a model named {model.name!r}: "
+                f"{found[model.name].directory} and {directory}; rename one in its model.toml"
+            )
+        found[model.name] = model
+    return {name: model for name, model in found.items() if name not in wrong}, wrong

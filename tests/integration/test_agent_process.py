@@ -163,12 +163,18 @@ async def test_one_bad_model_does_not_take_the_board_out_of_service(tmp_path: Pa
     (wild / "wild.py").write_text("def decode(outputs, model, geometry):\n    raise KeyError('wild')\n")
     broken = write_model(tmp_path, "broken", build, decoder="yolov8")
     (broken / "model.onnx").write_bytes(b"this is no model")
+    for name in ("garbled", "shapes"):  # the second was to hide the built-in model of this name
+        (tmp_path / "models" / name).mkdir()
+        (tmp_path / "models" / name / "model.toml").write_bytes(b"name = \xff\xfe")
     write_echo_model(tmp_path)
     async with listening(gateway.app()) as gateway_url, started(tmp_path, gateway_url) as agent:
         await agent.ready()
         assert "nothing" in gateway.registrations[-1]["models"]
-        assert not {"wild", "broken"} & set(gateway.registrations[-1]["models"])
-        assert set((await gateway.beat())["unavailable_models"]) == {"wild", "broken"}
+        bad = {"wild", "broken", "garbled", "shapes"}
+        assert not bad & set(gateway.registrations[-1]["models"])
+        reasons = (await gateway.beat())["unavailable_models"]
+        assert set(reasons) == bad
+        assert "garbled/model.toml: cannot be read" in reasons["garbled"]
         async with Master.connected(agent.address) as master:
             await master.next("hello")
             await master.dispatch("a1", model="wild")

@@ -29,13 +29,16 @@ def test_a_board_gets_its_own_build_else_the_default_one(tmp_path: Path) -> None
             "lost": model(tmp_path, "lost", default="missing.bin"),
         }
     )
-    files = {spec["name"]: spec["build"]["file"] for spec in worker_specs(catalogue, BoardType.ORIN, None)}
+    specs, wrong = worker_specs(catalogue, BoardType.ORIN, None)
+    assert list(wrong) == ["lost"]
+    assert "missing.bin" in wrong["lost"]
+    files = {spec["name"]: spec["build"]["file"] for spec in specs}
     assert files == {"both": "own.bin", "default": "common.bin"}
 
 
 def test_echo_runs_every_model_without_its_file_and_without_its_decoder(tmp_path: Path) -> None:
     catalogue = Catalogue({"elsewhere": model(tmp_path, "elsewhere", atlas="missing.bin")})
-    (spec,) = worker_specs(catalogue, BoardType.ORIN, "echo")
+    (spec,), _ = worker_specs(catalogue, BoardType.ORIN, "echo")
     assert (spec["build"]["backend"], spec["decoder"]) == ("echo", "none")
 
 

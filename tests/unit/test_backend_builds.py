@@ -25,7 +25,7 @@ def read(directory: Path, builds: str, head: str = HEAD) -> Model:
 
 
 def spec_for(model: Model, board: BoardType, backend: str | None = None) -> dict[str, Any]:
-    (spec,) = worker_specs(Catalogue({model.name: model}), board, backend)
+    (spec,), _ = worker_specs(Catalogue({model.name: model}), board, backend)
     return spec
 
 
