@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from agents.boards.base import Board
 from agents.boards.detect import emulated_board, real_board
 from agents.boards.emulated import EmulatedBoard
+from agents.cpus import too_many_workers, usable_cpus
 from agents.desk import Desk, Limits, Uplink
 from agents.epochs import Epochs
 from agents.identity import Identity, identify
@@ -91,6 +92,7 @@ class Agent:
         self._session = session
         self._slots = settings.workers or board.profile.slots
         self._plan_left_out = plan.left_out
+        self._warnings = _warnings(settings, self._slots, board)
         self._states = WorkerStates.read(settings.workspace_dir / "workers.json")
         self._supervisor = Supervisor(
             plan,
@@ -237,6 +239,7 @@ class Agent:
             simulated=tuple(name for name, is_on in simulated.items() if is_on),
             workers=self._supervisor.reports(),
             unavailable_models={**self._plan_left_out, **self._supervisor.left_out},
+            warnings=(*self._warnings, *self._states.warnings),
         )
 
     def _busy_fraction(self) -> float | None:
@@ -317,6 +320,18 @@ def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
         rules=_rules(settings),
         pace=Pace(start_timeout_s=settings.recovery_timeout_s),
     )
+
+
+def _warnings(settings: AgentSettings, workers: int, board: Board) -> tuple[str, ...]:
+    """What somebody should know about these settings. The workers of an emulated board mostly wait, as its profile has
+    it."""
+    if settings.workers is None and isinstance(board, EmulatedBoard):
+        return ()
+    warning = too_many_workers(workers, settings.total_cpus or usable_cpus())
+    if warning is None:
+        return ()
+    log.warning("workers.too_many", extra={"reason": warning})
+    return (warning,)
 
 
 def _rules(settings: AgentSettings) -> Rules:

@@ -75,7 +75,8 @@ class Heartbeat(Body):
     outbox_count: NonNegativeInt = 0
     simulated: tuple[str, ...] = ()  # what a test switch distorts, for people to see: "bandwidth", "disconnect"
     workers: tuple[WorkerReport, ...] = ()
-    unavailable_models: dict[str, str] = {}  # that its workers were given and could not load, each with the reason
+    unavailable_models: dict[str, str] = {}  # that are there and that it cannot run, each with the reason
+    warnings: tuple[str, ...] = ()  # what somebody should look at, although the board works
 
 
 class HeartbeatReply(Body):
@@ -91,7 +92,8 @@ class DeviceEntry(Body):
     device: Device
     simulated: tuple[str, ...] = ()
     workers: tuple[WorkerReport, ...] = ()
-    unavailable_models: dict[str, str] = {}  # those that it cannot load, with the reason
+    unavailable_models: dict[str, str] = {}  # those that it cannot run, with the reason
+    warnings: tuple[str, ...] = ()  # what somebody should look at, although the device works
     in_flight: NonNegativeInt | None = None  # tasks on their way to it or on it
     in_flight_bytes: NonNegativeInt | None = None
     window_tasks: NonNegativeInt | None = None  # how many it may hold now; at most device.window_tasks

@@ -247,6 +247,7 @@ class Registry:
             simulated=simulated,
             workers=workers,
             unavailable_models=entry.heartbeat.unavailable_models if entry.heartbeat else {},
+            warnings=entry.heartbeat.warnings if entry.heartbeat else (),
             operator_labels=dict(self.wishes(device.device_id).labels),
             last_heard_at_ms=entry.heard_at_wall_ms,
         )

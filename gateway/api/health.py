@@ -20,7 +20,10 @@ from gateway.routes import Route, json_reply
 
 
 class HealthReport(BaseModel):
-    """`problems` says in words what makes it degraded. tasks: None if the task manager does not answer."""
+    """`problems` says in words what makes it degraded, `warnings` what does not.
+
+    tasks: None if the task manager does not answer.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,6 +34,7 @@ class HealthReport(BaseModel):
     workers: Mapping[str, int]  # state -> worker processes of all devices that are not silent
     tasks: Mapping[State, int] | None
     problems: Sequence[str]
+    warnings: Sequence[str] = ()
 
 
 class Alive(BaseModel):
@@ -97,6 +101,7 @@ class Health:
             workers=Counter(worker.state for entry in talking for worker in entry.workers),
             tasks=None if counts is None else {state: counts.get(state, 0) for state in State},
             problems=problems,
+            warnings=[f"{entry.device.device_id}: {warning}" for entry in talking for warning in entry.warnings],
         )
         return json_reply(HEALTH.dump(report))
 

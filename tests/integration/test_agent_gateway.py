@@ -89,6 +89,17 @@ async def test_a_model_that_cannot_be_loaded_is_not_offered_and_its_reason_is_to
         assert "broken-1 is out of order" in failure.message
 
 
+async def test_what_somebody_should_look_at_stays_visible(tmp_path: Path) -> None:
+    (tmp_path / "workers.json").write_text("{")
+    async with running_agent(tmp_path, workers=2, total_cpus=1) as agent:
+        for _ in range(2):
+            beat = await agent.gateway.beat()
+            assert beat["unhealthy_reason"] is None
+            too_many, damaged = beat["warnings"]
+            assert "2 workers share 1 CPUs" in too_many
+            assert "workers.json.damaged" in damaged
+
+
 async def test_it_registers_again_when_it_can_run_other_models_than_before(tmp_path: Path) -> None:
     models = ({"name": "shapes"}, {"name": "broken-1", "directory": str(tmp_path)})
     plan = replace(fake_plan(), models=models)

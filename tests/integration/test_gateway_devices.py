@@ -77,6 +77,17 @@ async def test_a_device_that_cannot_work_says_why(gateway: GatewayUnderTest, por
     assert (device["state"], device["unhealthy_reason"]) == ("unhealthy", "the workers keep crashing")
 
 
+async def test_what_a_working_device_warns_of_is_seen_with_the_device_and_in_health(
+    gateway: GatewayUnderTest, port: int
+) -> None:
+    await gateway.register("rk-1", port)
+    await gateway.heartbeat("rk-1", warnings=["9 workers share 2 CPUs"])
+    (entry,) = (await gateway.call("GET", "/api/v1/devices")).body["devices"]
+    assert entry["warnings"] == ["9 workers share 2 CPUs"]
+    health = (await gateway.call("GET", "/health")).body
+    assert (health["status"], health["warnings"]) == ("ok", ["rk-1: 9 workers share 2 CPUs"])
+
+
 async def test_registering_again_with_the_same_boot_keeps_what_is_known(gateway: GatewayUnderTest, port: int) -> None:
     await gateway.register("rk-1", port)
     await gateway.heartbeat("rk-1", outbox_count=4)

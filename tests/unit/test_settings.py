@@ -17,6 +17,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in PROCESSES.values():
         for field in kind.model_fields:
             monkeypatch.delenv(f"EDGESCHED_{field.upper()}", raising=False)
+        for variable in kind.common_variables.values():
+            monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("EDGESCHED_CONFIG", raising=False)
 
 
@@ -98,3 +100,28 @@ def test_python_path_is_split_like_a_path_variable(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EDGESCHED_PYTHON_PATH", "/a:/b")
 
     assert load(AgentSettings).settings.python_path == ("/a", "/b")
+
+
+def test_variables_that_people_know_count_and_ours_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_CONCURRENCY", "3")
+    monkeypatch.setenv("TOTAL_CPUS", "6")
+
+    loaded = load(AgentSettings)
+
+    assert (loaded.settings.workers, loaded.settings.total_cpus) == (3, 6)
+    assert loaded.origins["workers"] == "environment WORKER_CONCURRENCY"
+    assert load(AgentSettings, flags={"workers": 1}).settings.workers == 1
+    monkeypatch.setenv("EDGESCHED_WORKERS", "2")
+    assert load(AgentSettings).settings.workers == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", ""])
+def test_fewer_than_one_worker_is_an_error_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    monkeypatch.setenv("WORKER_CONCURRENCY", number)
+
+    with pytest.raises(StartupError, match="WORKER_CONCURRENCY"):
+        load(AgentSettings)
+    with pytest.raises(StartupError, match="workers"):
+        load(AgentSettings, flags={"workers": 0})
