@@ -39,7 +39,7 @@ class Build(BaseModel):
     What is left out depends on what is there: the backend on the file's ending, the layout and dtype on the backend.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     backend: str = "onnx"
     file: str
@@ -112,7 +112,7 @@ def known_decoder(value: str) -> str:
 class Model(BaseModel):
     """One `model.toml`. `directory` is where it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     directory: Path
     name: str

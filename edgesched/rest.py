@@ -6,6 +6,7 @@ here. Unknown keys are ignored, so that an older gateway understands a newer age
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
@@ -25,7 +26,8 @@ T = TypeVar("T")
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    # Checks are compiled at first use: a process uses few of them, and each costs milliseconds.
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class DeviceRegistration(Body):
@@ -190,17 +192,17 @@ class Wire(Generic[T]):
     """JSON bytes <-> one type."""
 
     def __init__(self, kind: Any) -> None:
-        self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+        self._kind = kind
 
-    @property
+    @cached_property
     def adapter(self) -> TypeAdapter[T]:
-        """For whoever needs its JSON schema."""
-        return self._adapter
+        """Made at first use. For whoever needs its JSON schema."""
+        return TypeAdapter(self._kind)
 
     def parse(self, body: bytes | str) -> T:
         """Raises: InvalidInput naming each field that is wrong."""
         try:
-            return self._adapter.validate_json(body)
+            return self.adapter.validate_json(body)
         except ValidationError as error:
             problems = [
                 f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}"
@@ -209,7 +211,7 @@ class Wire(Generic[T]):
             raise InvalidInput("; ".join(problems[:10])) from error
 
     def dump(self, value: T) -> bytes:
-        return self._adapter.dump_json(value)
+        return self.adapter.dump_json(value)
 
 
 PLACEMENT_REQUEST: Wire[PlacementRequest] = Wire(PlacementRequest)

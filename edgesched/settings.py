@@ -33,7 +33,8 @@ MIB = 1024 * 1024
 class ProcessSettings(BaseModel):
     """What every process has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A process has the settings of one kind: their checks are compiled at first use.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     file_stems: ClassVar[tuple[str, ...]] = ()
     """Names (without .toml) of this process's files in a configuration directory."""
