@@ -24,6 +24,7 @@ from agents.desk import Desk, Limits, Uplink
 from agents.epochs import Epochs
 from agents.identity import Identity, identify
 from agents.link import LinkMeter, LinkShaper
+from agents.link_probe import LinkProbe
 from agents.models import worker_specs
 from agents.outbox import Outbox
 from agents.receive import AgentServicer, add_to
@@ -115,6 +116,7 @@ class Agent:
         epochs = Epochs.read(settings.workspace_dir / "epochs.json")
         self._servicer = AgentServicer(identity, self._desk, epochs, uplink, self._meter, self._shaper)
         self._sender = ResultSender(outbox, session)
+        self._probe = LinkProbe(settings.gateway_url, session, self._meter, self._shaper)
         self._registration: Registration | None = None
         self._health: str | None = None
         self._health_changed = asyncio.Event()
@@ -175,6 +177,7 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sender.run(), name="result sender")
             tasks.create_task(self._register(self._registration), name="registration")
+            tasks.create_task(self._probe.run(self._registration.registered), name="link probe")
             if announcing:
                 tasks.create_task(self._announce(self._registration, port), name="announcement")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TypeVar
@@ -16,6 +17,10 @@ NEW_WEIGHT = 0.2
 """Of the newest sample in the moving average: about the last ten pictures count."""
 
 ROUND_TRIPS_KEPT = 8
+PROBES_KEPT = 8
+PICTURES_COUNT_S = 600.0
+"""After so long without a picture the link may be another one, and probes of the idle link say more."""
+
 FLUCTUATION_MBPS = (50.0, 500.0)
 FLUCTUATION_S = 1.0
 MESSAGES_ON_THE_LINE = 64
@@ -24,32 +29,61 @@ Message = TypeVar("Message")
 
 
 class LinkMeter:
-    """Measurements from real transfers. None until there was one."""
+    """Measurements from real transfers; from small probes while there are none. None until there was one."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: in seconds."""
+        self._clock = clock
         self._bandwidth_mbps: float | None = None
+        self._measured_at = 0.0  # that bandwidth
+        self._transferred_at: float | None = None  # the last picture, whatever it taught
+        self._probes_mbps: deque[float] = deque(maxlen=PROBES_KEPT)
         self._round_trips_ms: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
 
     @property
     def bandwidth_mbps(self) -> float | None:
-        """Megabits per second, task manager to agent."""
-        return self._bandwidth_mbps
+        """Megabits per second, task manager to agent.
+
+        Of probes the quickest counts: a short transfer ends before the connection has got up to its speed.
+        """
+        is_fresh = self._bandwidth_mbps is not None and self._clock() - self._measured_at < PICTURES_COUNT_S
+        return self._bandwidth_mbps if is_fresh else max(self._probes_mbps, default=self._bandwidth_mbps)
 
     @property
     def latency_ms(self) -> float | None:
         """The quickest of the last round trips: the others had to wait for something that is not the link."""
         return min(self._round_trips_ms, default=None)
 
+    @property
+    def idle_s(self) -> float | None:
+        """Since the last picture; None if there was none."""
+        return None if self._transferred_at is None else self._clock() - self._transferred_at
+
     def transferred(self, size_bytes: int, duration_ms: float) -> None:
         """A picture has come; duration_ms: how long the link was busy with it."""
-        if size_bytes < MIN_MEASURED_BYTES or duration_ms < MIN_MEASURED_MS:
+        self._transferred_at = self._clock()
+        sample = _mbps(size_bytes, duration_ms)
+        if sample is None:
             return
-        sample = size_bytes * 8 / duration_ms / 1000.0
         known = self._bandwidth_mbps
         self._bandwidth_mbps = sample if known is None else known + NEW_WEIGHT * (sample - known)
+        self._measured_at = self._transferred_at
+
+    def probed(self, size_bytes: int, duration_ms: float) -> None:
+        """The same, of bytes that came only to be measured."""
+        sample = _mbps(size_bytes, duration_ms)
+        if sample is not None:
+            self._probes_mbps.append(sample)
 
     def round_trip(self, duration_ms: float) -> None:
         self._round_trips_ms.append(duration_ms)
+
+
+def _mbps(size_bytes: int, duration_ms: float) -> float | None:
+    """None if it was too little or too quick to teach anything."""
+    if size_bytes < MIN_MEASURED_BYTES or duration_ms < MIN_MEASURED_MS:
+        return None
+    return size_bytes * 8 / duration_ms / 1000.0
 
 
 class LinkShaper:

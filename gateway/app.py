@@ -22,6 +22,7 @@ from gateway.activity import Activity, ObservedPlacement
 from gateway.api.devices import Devices
 from gateway.api.events import Events
 from gateway.api.health import Health
+from gateway.api.link import LinkProbe
 from gateway.api.models import Models
 from gateway.api.schedule import Schedule
 from gateway.api.tasks import Tasks
@@ -102,6 +103,7 @@ def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
         *Models(tasks, gateway.registry).routes(),
         *Events(hub, gateway.activity).routes(),
         *Health(gateway.fleet, tasks).routes(),
+        *LinkProbe().routes(),
         *metrics.routes(),
     )
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY_BYTES)

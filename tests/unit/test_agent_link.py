@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.link import FLUCTUATION_MBPS, LinkMeter, LinkShaper, shaped
+from agents.link import FLUCTUATION_MBPS, PICTURES_COUNT_S, LinkMeter, LinkShaper, shaped
 
 WITHIN_S = 10.0
 
@@ -34,6 +34,31 @@ def test_what_is_too_small_or_too_quick_teaches_nothing(size_bytes: int, duratio
     meter = LinkMeter()
     meter.transferred(size_bytes, duration_ms)
     assert meter.bandwidth_mbps is None
+
+
+def test_of_probes_the_quickest_counts_and_pictures_count_more_until_they_are_old() -> None:
+    now = 0.0
+    meter = LinkMeter(lambda: now)
+    meter.probed(1_000, 100.0)
+    assert meter.bandwidth_mbps is None, "too little"
+    for duration_ms in (20.0, 10.0, 40.0):
+        meter.probed(125_000, duration_ms)
+    assert meter.bandwidth_mbps == pytest.approx(100.0)
+    meter.transferred(125_000, 5.0)
+    meter.probed(125_000, 50.0)
+    assert meter.bandwidth_mbps == pytest.approx(200.0)
+    now = PICTURES_COUNT_S
+    assert meter.bandwidth_mbps == pytest.approx(100.0)
+
+
+def test_a_link_is_idle_since_its_last_picture() -> None:
+    now = 5.0
+    meter = LinkMeter(lambda: now)
+    meter.probed(125_000, 10.0)
+    assert meter.idle_s is None
+    meter.transferred(10, 0.1)  # too small to measure, but no idleness
+    now = 8.0
+    assert meter.idle_s == 3.0
 
 
 def test_latency_is_the_quickest_of_the_last_round_trips() -> None:
