@@ -18,34 +18,7 @@ class Verdict:
     deaths: int
     is_down: bool
     pause_s: float | None
-
-
-class Recovery:
-    """Counts deaths in a row: a task that was finished in between shows that the worker is not to blame."""
-
-    def __init__(self, rules: Rules, pace: Pace) -> None:
-        self._rules = rules
-        self._pace = pace
-        self._deaths: deque[float] = deque()
-
-    def died(self, now: float) -> Verdict:
-        self._deaths.append(now)
-        while self._deaths[0] < now - self._rules.restart_window_s:
-            self._deaths.popleft()
-        count = len(self._deaths)
-        if not self._rules.is_automatic:
-            self._deaths.clear()
-            return Verdict(deaths=count, is_down=True, pause_s=None)
-        if count > self._rules.max_restarts:
-            self._deaths.clear()
-            return Verdict(
-                deaths=count, is_down=True, pause_s=None if self._rules.stops_all else self._pace.down_pause_s
-            )
-        pause_s = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** min(count - 1, 20))
-        return Verdict(deaths=count, is_down=False, pause_s=pause_s)
-
-    def forgive(self) -> None:
-        self._deaths.clear()
+    blamed_model: str | None = None  # it is left out from now on
 
 
 class LoadBlame:
@@ -80,3 +53,38 @@ class LoadBlame:
         """Try all models again."""
         self.reasons.clear()
         self._deaths.clear()
+
+
+class Recovery:
+    """Counts deaths in a row: a task that was finished in between shows that the worker is not to blame."""
+
+    def __init__(self, rules: Rules, pace: Pace) -> None:
+        self.blame = LoadBlame()
+        self._rules = rules
+        self._pace = pace
+        self._deaths: deque[float] = deque()
+
+    def died(self, now: float, how: str) -> Verdict:
+        """A death that nobody wanted. how: in words."""
+        if (model := self.blame.died(how)) is not None:
+            self._deaths.clear()  # without that model things may be better
+            return Verdict(deaths=1, is_down=False, pause_s=self._pace.first_pause_s, blamed_model=model)
+        self._deaths.append(now)
+        while self._deaths[0] < now - self._rules.restart_window_s:
+            self._deaths.popleft()
+        count = len(self._deaths)
+        if not self._rules.is_automatic or count > self._rules.max_restarts:
+            self._deaths.clear()
+            is_for_good = self._rules.stops_all or not self._rules.is_automatic
+            return Verdict(deaths=count, is_down=True, pause_s=None if is_for_good else self._pace.down_pause_s)
+        pause_s = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** min(count - 1, 20))
+        return Verdict(deaths=count, is_down=False, pause_s=pause_s)
+
+    def worked(self) -> None:
+        """A task was finished."""
+        self._deaths.clear()
+
+    def begin_anew(self) -> None:
+        """Somebody starts the worker and expects that it is tried with all models."""
+        self._deaths.clear()
+        self.blame.forget()

@@ -57,8 +57,8 @@ class Supervisor:
     async def run(self) -> None:
         """Until cancelled; then the workers are stopped."""
         if not self._plan.models:
-            self.settled.set()
-            await asyncio.Event().wait()
+            for slot in self._slots:
+                slot.hold(self.unhealthy_reason or "")
         try:
             async with asyncio.TaskGroup() as tasks:
                 for slot in self._slots:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from agents.frames import Done, Dropped, Failed, Loading, LogLine, Pulse, Ready, Started, Unavailable, WorkerMessage
-from agents.recovery import LoadBlame, Recovery
+from agents.recovery import Recovery
 from agents.work import Job
 from agents.worker_hand import Hand
 from agents.worker_logs import WorkerLogs
@@ -65,14 +65,13 @@ class WorkerSlot:
         self._has_run = False
         self._heard_at = 0.0  # the present worker, whatever it said
         self._recovery = Recovery(plan.rules, plan.pace)
-        self._blame = LoadBlame()
+        self._blame = self._recovery.blame
         if record.is_stopped:
             self._order, self._state, self.trouble = Order.STOP, SlotState.STOPPED, STOPPED_BY_OPERATOR
 
     @property
     def state(self) -> SlotState:
-        is_leaving = self._order is not Order.RUN and self._worker is not None
-        return SlotState.STOPPING if is_leaving else self._state
+        return SlotState.STOPPING if self._order is not Order.RUN and self._worker else self._state
 
     @property
     def has_room(self) -> bool:
@@ -85,10 +84,6 @@ class WorkerSlot:
     @property
     def pid(self) -> int | None:
         return self._worker.pid if self._worker is not None and self._worker.exit_code is None else None
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.hand.jobs)
 
     def kill(self, kind: FailureKind, why: str) -> None:
         """End the worker; the job that it had started fails with this."""
@@ -129,8 +124,7 @@ class WorkerSlot:
             self.kill(FailureKind.REFUSED, "an operator killed the worker that had it")
         if self._record.is_stopped:
             return self.hold(STOPPED_BY_OPERATOR)
-        self._recovery.forgive()
-        self._blame.forget()
+        self._recovery.begin_anew()
         if action is Action.RESTART and self._worker is not None:
             self._leave(Order.RESTART)
             return self._obeyed
@@ -145,12 +139,13 @@ class WorkerSlot:
 
     def _start(self) -> asyncio.Event:
         if self._worker is None:
-            self._order, self._state, self.trouble = Order.RUN, SlotState.STARTING, STILL_LOADING
+            self._order, self._state = Order.RUN, SlotState.STARTING
+            self.trouble = self.trouble and STILL_LOADING  # one that had crashed was about to be back anyway
             self._woken.set()
             self._tell()
-        done = asyncio.Event()
-        done.set()
-        return done
+        if self._order is Order.RUN:
+            self._obeyed.set()
+        return self._obeyed
 
     def _leave(self, order: Order) -> None:
         """End the worker when it has done what it has in hand. Saying it twice changes nothing."""
@@ -200,7 +195,7 @@ class WorkerSlot:
                 await self._pause(pause_s)
         finally:
             self._obeyed.set()
-            self._record.pid = self.pid
+            self._record.pid, self._record.state = self.pid, SlotState.STOPPED
 
     def _rest(self) -> None:
         self._woken.clear()
@@ -331,15 +326,16 @@ class WorkerSlot:
         if self._order is not Order.STOP:
             self.trouble = None
         self.left_out = self._plan.missing(message.models, message.unavailable_models | self._blame.reasons)
-        versions = " ".join(f"{name} {version}" for name, version in message.versions.items())
-        extra = {"worker": self.name, "pid": message.pid, "python": message.python, "versions": versions}
-        log.info("worker.ready", extra=extra)
-        self._say(f"ready: python {message.python} {versions}")
+        versions = " ".join(
+            f"{name} {version}" for name, version in {"python": message.python, **message.versions}.items()
+        )
+        log.info("worker.ready", extra={"worker": self.name, "pid": message.pid, "versions": versions})
+        self._say(f"ready: {versions}")
         self._tell()
 
     def _prove_able(self) -> None:
         self._state = SlotState.READY
-        self._recovery.forgive()
+        self._recovery.worked()
 
     def _freed(self) -> None:
         self._owner.changed()
@@ -378,17 +374,11 @@ class WorkerSlot:
         return 0.0
 
     def _pause_after_crash(self, exit_code: int, how: str) -> float:
-        extra = {"worker": self.name, "exit_code": exit_code, "how": how}
-        if (model := self._blame.died(how)) is not None:
-            self._recovery.forgive()
-            log.error("model.blamed", extra={**extra, "model": model})
-            self._state = SlotState.RESTARTING
-            return self._plan.pace.first_pause_s
-        verdict = self._recovery.died(asyncio.get_running_loop().time())
-        extra["deaths"] = verdict.deaths
+        verdict = self._recovery.died(asyncio.get_running_loop().time(), how)
+        extra = {"worker": self.name, "exit_code": exit_code, "how": how, "deaths": verdict.deaths}
         if not verdict.is_down:
-            log.warning("worker.crashed", extra=extra)
-            self._state = SlotState.RESTARTING
+            log.warning("worker.crashed", extra={**extra, "blamed_model": verdict.blamed_model})
+            self._state = SlotState.RESTARTING if self.trouble is None else SlotState.STARTING
             return verdict.pause_s or 0.0
         log.error("worker.down", extra=extra)
         times = f"ended {verdict.deaths} times in a row, at last" if verdict.deaths > 1 else "ended"

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import psutil
 
+from agents.worker_hand import Hand
 from agents.worker_plan import MIB, Rules
 from edgesched.domain.task import FailureKind
 
@@ -22,12 +23,10 @@ class Watched(Protocol):
 
     progress: int
     usage: Usage | None
+    hand: Hand
 
     @property
     def pid(self) -> int | None: ...
-
-    @property
-    def has_work(self) -> bool: ...
 
     def kill(self, kind: FailureKind, why: str) -> None: ...
 
@@ -83,7 +82,7 @@ async def _look_for_life(worker: Watched, before: _Seen, after: _Seen, *, longes
     longest_s: a longer time between two looks is not held against the worker: this daemon did not run either.
     """
     passed_s = min(longest_s, after.looked_at - before.looked_at)
-    if not worker.has_work or after.progress != before.progress or _is_active(after.cpu_s - before.cpu_s, passed_s):
+    if not worker.hand.jobs or after.progress != before.progress or _is_active(after.cpu_s - before.cpu_s, passed_s):
         return
     tree_cpu_s = await asyncio.to_thread(_tree_cpu_s, after.pid)
     quiet_s = None if before.quiet_s is None else before.quiet_s + passed_s

@@ -136,6 +136,7 @@ async def test_a_restart_gives_a_new_process_after_the_picture_in_hand_and_loses
         for name in ("begun", "next"):
             await board.labels(name)
         await asyncio.wait_for(restarting, WITHIN_S)
+        await ready(board, "ready")
         assert pids(board) != [before]
         assert board.supervisor.reports()[0].restarts == 1
 

@@ -161,6 +161,9 @@ async def test_one_bad_model_does_not_take_the_board_out_of_service(tmp_path: Pa
     wild = write_model(tmp_path, "wild", build, decoder="wild:decode")
     bright_box_graph(wild / "model.onnx", "yolov8")
     (wild / "wild.py").write_text("def decode(outputs, model, geometry):\n    raise KeyError('wild')\n")
+    deadly = write_model(tmp_path, "deadly", build, decoder="deadly:decode")
+    bright_box_graph(deadly / "model.onnx", "yolov8")
+    (deadly / "deadly.py").write_text("import os, signal\n\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     broken = write_model(tmp_path, "broken", build, decoder="yolov8")
     (broken / "model.onnx").write_bytes(b"this is no model")
     for name in ("garbled", "shapes"):  # the second was to hide the built-in model of this name
@@ -170,11 +173,12 @@ async def test_one_bad_model_does_not_take_the_board_out_of_service(tmp_path: Pa
     async with listening(gateway.app()) as gateway_url, started(tmp_path, gateway_url) as agent:
         await agent.ready()
         assert "nothing" in gateway.registrations[-1]["models"]
-        bad = {"wild", "broken", "garbled", "shapes"}
+        bad = {"wild", "broken", "deadly", "garbled", "shapes"}
         assert not bad & set(gateway.registrations[-1]["models"])
         reasons = (await gateway.beat())["unavailable_models"]
         assert set(reasons) == bad
         assert "garbled/model.toml: cannot be read" in reasons["garbled"]
+        assert "SIGSEGV" in reasons["deadly"]
         async with Master.connected(agent.address) as master:
             await master.next("hello")
             await master.dispatch("a1", model="wild")

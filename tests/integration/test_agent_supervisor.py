@@ -231,7 +231,8 @@ async def test_an_interpreter_that_is_not_there_makes_the_board_unhealthy() -> N
 async def test_a_board_without_a_model_is_unhealthy_and_starts_no_worker() -> None:
     async with running(replace(fake_plan(), models=())) as board:
         assert board.supervisor.unhealthy_reason is not None
-        assert board.supervisor.reports()[0].pid is None
+        (report,) = board.supervisor.reports()
+        assert (report.pid, report.state, report.reason) == (None, "stopped", board.supervisor.unhealthy_reason)
 
 
 async def test_more_crashes_in_a_row_than_restarts_are_allowed_make_the_worker_down_and_hand_back_what_waits() -> None:
