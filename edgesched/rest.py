@@ -139,7 +139,8 @@ class CommandList(Body):
 
 class ShippedLine(Body):
     number: PositiveInt  # grows with each line of this worker
-    age_ms: NonNegativeInt  # boards have no clock that others could trust
+    age_ms: NonNegativeInt | None  # boards have no clock that others could trust; None: not even an age
+    source: Annotated[str, Field(max_length=32)] = ""  # "output", "agent" or a level
     text: Annotated[str, Field(max_length=MAX_LOG_LINE_CHARS)]
 
 
@@ -168,7 +169,8 @@ class LogLine(Body):
     cursor: int  # in the order in which the gateway got them, over all workers
     worker: str
     number: int  # of this worker; a gap means that it wrote faster than lines are carried
-    at_ms: int  # the gateway's wall clock
+    at_ms: int  # the gateway's wall clock; when the line came, if its board could not say how old it is
+    source: str  # "output": what the worker printed, "agent": what became of it, or the level of its own log
     text: str
 
 

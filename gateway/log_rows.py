@@ -23,8 +23,8 @@ class LogRows:
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("DELETE FROM worker_line WHERE worker = ?", [(worker,) for worker in forgotten])
-            rows = [(n.cursor, device_id, n.worker, n.number, n.at_ms, n.text) for device_id, n in lines]
-            connection.executemany("INSERT OR REPLACE INTO worker_line VALUES (?,?,?,?,?,?)", rows)
+            rows = [(n.cursor, device_id, n.worker, n.number, n.at_ms, n.source, n.text) for device_id, n in lines]
+            connection.executemany("INSERT OR REPLACE INTO worker_line VALUES (?,?,?,?,?,?,?)", rows)
             old = list(oldest_kept.items())
             connection.executemany("DELETE FROM worker_line WHERE worker = ? AND cursor < ?", old)
 
@@ -34,10 +34,11 @@ class LogRows:
         """Oldest first."""
 
         def read(connection: sqlite3.Connection) -> Sequence[tuple[DeviceId, LogLine]]:
-            query = "SELECT cursor, device_id, worker, number, at_ms, text FROM worker_line ORDER BY cursor"
-            return [
-                (DeviceId(device_id), LogLine(cursor=cursor, worker=worker, number=number, at_ms=at_ms, text=text))
-                for cursor, device_id, worker, number, at_ms, text in connection.execute(query)
-            ]
+            query = "SELECT device_id, cursor, worker, number, at_ms, source, text FROM worker_line ORDER BY cursor"
+            return [(DeviceId(row[0]), _line(*row[1:])) for row in connection.execute(query)]
 
         return await self._state.transact(read)
+
+
+def _line(cursor: int, worker: str, number: int, at_ms: int, source: str, text: str) -> LogLine:
+    return LogLine(cursor=cursor, worker=worker, number=number, at_ms=at_ms, source=source, text=text)

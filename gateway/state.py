@@ -62,6 +62,7 @@ CREATE TABLE worker_line (
     worker TEXT NOT NULL,
     number INTEGER NOT NULL,
     at_ms INTEGER NOT NULL,
+    source TEXT NOT NULL,
     text TEXT NOT NULL
 ) STRICT;
 CREATE INDEX worker_line_by_worker ON worker_line (worker, cursor);

@@ -164,7 +164,8 @@ class WorkerLogs:
                     cursor=self._cursor,
                     worker=shipped.worker,
                     number=line.number,
-                    at_ms=now_ms - line.age_ms,
+                    at_ms=now_ms - (line.age_ms or 0),
+                    source=line.source,
                     text=line.text,
                 )
                 self._append(device_id, kept)
