@@ -17,9 +17,9 @@ class Verb(StrEnum):
     """All that can be told. A board knows nothing else, whoever asks."""
 
     START = "start"
-    STOP = "stop"  # after the task in hand
+    STOP = "stop"  # after the task in hand; it stays stopped until it is started
     RESTART = "restart"
-    KILL = "kill"  # at once
+    KILL = "kill"  # at once; it stays ended until it is started
 
 
 class CommandState(StrEnum):

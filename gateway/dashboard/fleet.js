@@ -1,6 +1,7 @@
 // One card per device, made once and then changed in place: 200 boards that report every second stay smooth.
 
 import { part, post } from "./api.js";
+import { openDevice } from "./device.js";
 import { byId, el, perFrame, setData, setText, show, toast } from "./dom.js";
 import { duration, percent, plain, t, UNKNOWN, withUnit } from "./strings.js";
 
@@ -13,6 +14,7 @@ const sorter = new Intl.Collator("en", { numeric: true });
 
 export const fleetListeners = [];
 export const readyCount = () => [...cards.values()].filter((card) => card.entry.device.state === "ready").length;
+export const entryOf = (id) => cards.get(id)?.entry;
 export const deviceCount = () => cards.size;
 
 /** The sum over all devices; null if none of them knows. */
@@ -96,7 +98,9 @@ function makeCard(id) {
   const make = (name, tag, className) => (parts[name] = el(tag, { className }));
   const node = el("article", { className: "card", "aria-label": id });
   node.dataset.device = id;
-  const head = el("div", { className: "head" }, el("span", { className: "dot" }), el("h3", { textContent: id, title: id }));
+  const name = el("button", { type: "button", className: "open", textContent: id, title: t("openDevice") });
+  name.addEventListener("click", () => openDevice(id));
+  const head = el("div", { className: "head" }, el("span", { className: "dot" }), el("h3", { title: id }, name));
   head.append(make("type", "span", "badge"), make("emulated", "span", "badge outline"), make("simulated", "span", "badge warn"));
   const meters = el("div", { className: "meters" });
   for (const name of ["cpu", "memory", "xpu", "window"]) {
@@ -150,7 +154,8 @@ function fill({ entry, node, parts, heardAt }) {
   show(parts.drain, !device.is_draining);
 }
 
-function standing(entry) {
+/** [tone, words] */
+export function standing(entry) {
   const { device } = entry;
   if (device.state === "silent") return ["bad", t("silent")];
   if (device.state === "unhealthy") return ["bad", `${t("unhealthy")}: ${device.unhealthy_reason ?? ""}`];
