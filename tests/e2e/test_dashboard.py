@@ -1,6 +1,6 @@
 """The dashboard in a real browser: Debian's Chromium, driven by Playwright.
 
-`apt-get install chromium` gives the browser; without it these tests are skipped.
+`make test` installs the browser where it may; without one these tests are skipped.
 """
 
 from __future__ import annotations
