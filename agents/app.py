@@ -19,12 +19,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from agents.boards.base import Board
 from agents.boards.detect import emulated_board, real_board
 from agents.boards.emulated import EmulatedBoard
+from agents.command_journal import CommandJournal
+from agents.commands import Commands
 from agents.cpus import too_many_workers, usable_cpus
 from agents.desk import Desk, Limits, Uplink
 from agents.epochs import Epochs
+from agents.gateway_door import GatewayDoor
 from agents.identity import Identity, identify
 from agents.link import LinkMeter, LinkShaper
 from agents.link_probe import LinkProbe
+from agents.log_shipping import LogShipping
 from agents.models import worker_specs
 from agents.outbox import Outbox
 from agents.receive import AgentServicer, add_to
@@ -117,6 +121,10 @@ class Agent:
         self._servicer = AgentServicer(identity, self._desk, epochs, uplink, self._meter, self._shaper)
         self._sender = ResultSender(outbox, session)
         self._probe = LinkProbe(settings.gateway_url, session, self._meter, self._shaper)
+        self._commands = Commands(self, CommandJournal.read(settings.workspace_dir / "commands.json"))
+        self._log_shipping = LogShipping(
+            self._supervisor.logs, lambda: [report.name for report in self._supervisor.reports()]
+        )
         self._registration: Registration | None = None
         self._health: str | None = None
         self._health_changed = asyncio.Event()
@@ -128,6 +136,7 @@ class Agent:
             loops = [
                 tasks.create_task(self._outbox.run(), name="outbox"),
                 tasks.create_task(self._supervisor.run(), name="supervisor"),
+                tasks.create_task(self._commands.run(), name="commands"),
             ]
             links = tasks.create_task(self._links(), name="links")
             await stop.wait()
@@ -174,10 +183,13 @@ class Agent:
             announcing = True
         else:
             announcing = False
+        door = self._door(self._registration)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sender.run(), name="result sender")
             tasks.create_task(self._register(self._registration), name="registration")
             tasks.create_task(self._probe.run(self._registration.registered), name="link probe")
+            tasks.create_task(self._commands.link(door), name="commands")
+            tasks.create_task(self._log_shipping.link(door), name="logs")
             if announcing:
                 tasks.create_task(self._announce(self._registration, port), name="announcement")
 
@@ -222,7 +234,26 @@ class Agent:
             self._heartbeat,
             meter=self._meter,
             half_trip_s=self._shaper.half_trip_s if self._shaper else 0.0,
+            on_commands=self._commands.offer,
         )
+
+    def _door(self, registration: Registration) -> GatewayDoor:
+        identity = self._identity
+        return GatewayDoor(
+            self._settings.gateway_url,
+            self._session,
+            device_id=identity.device_id,
+            boot_id=identity.boot_id,
+            known=registration.registered,
+        )
+
+    async def control(self, action: str, worker: str | None) -> None:
+        """What an operator told the workers; how they are then is told soon. Raises: EdgeSchedError."""
+        try:
+            await self._supervisor.control(action, worker)
+        finally:
+            if self._registration is not None:
+                self._registration.hurry.set()
 
     async def _heartbeat(self) -> Heartbeat:
         telemetry = await asyncio.to_thread(self._board.telemetry)

@@ -39,11 +39,13 @@ class Line(Protocol):
 
 
 class Logs(Protocol):
-    """Both block while they read. Raises: OSError."""
+    """As `worker_logs.WorkerLogs`. Both raise OSError."""
 
     def last_number(self, worker: str) -> int: ...
 
-    def tail(self, worker: str, max_lines: int, since: int | None = None) -> Sequence[Line]: ...
+    def tail(self, worker: str, max_lines: int, since: int | None = None) -> Sequence[Line]:
+        """Blocks while it reads."""
+        ...
 
 
 class LogShipping:
@@ -67,12 +69,12 @@ class LogShipping:
 
     async def _round(self, door: GatewayDoor) -> None:
         for worker in self._workers():
-            shipped = await asyncio.to_thread(self._news, worker)
+            shipped = await self._news(worker)
             if shipped is not None:
                 await self._ship(door, shipped)
         await asyncio.sleep(self._pause_s)
 
-    def _news(self, worker: str) -> ShippedLog | None:
+    async def _news(self, worker: str) -> ShippedLog | None:
         """Lines that the gateway does not have; none at all is a question what it has. None: it has everything."""
         if worker not in self._have:
             return ShippedLog(worker=worker, after=0)
@@ -83,7 +85,8 @@ class LogShipping:
                 return None
             after = None if have is not None and have > last else have or 0  # None: this board's disk was wiped
             since = after or 0
-            lines = self._logs.tail(worker, MAX_LOG_LINES, since if last - since <= MAX_LOG_LINES else None)
+            from_there = since if last - since <= MAX_LOG_LINES else None
+            lines = await asyncio.to_thread(self._logs.tail, worker, MAX_LOG_LINES, from_there)
             self._is_failing = False
         except OSError as error:
             if not self._is_failing:
