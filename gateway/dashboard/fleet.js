@@ -68,6 +68,7 @@ const draw = perFrame(() => {
   if (isNew) {
     const inOrder = [...cards.keys()].sort(sorter.compare);
     byId("cards").append(...inOrder.map((id) => cards.get(id).node).filter(Boolean));
+    byId("device-ids").replaceChildren(...inOrder.map((id) => el("option", { value: id })));
   }
   drawFrame();
   for (const listener of fleetListeners) listener();

@@ -328,6 +328,35 @@ async def test_a_dead_letter_is_replayed(gateway: GatewayUnderTest, page: Page) 
     assert gateway.tasks.told == [("retry", TaskId("0190aa"))]
 
 
+async def test_dead_letters_are_replayed_from_their_panel(gateway: GatewayUnderTest, page: Page) -> None:
+    dead = details_of(State.FAILED, last_error="worker_error: it broke")
+    other = details_of(State.FAILED, task_id=TaskId("0190bb"), file_name="b.jpg", seq=2)
+    gateway.tasks.details = {d.task.task_id: d for d in (dead, other)}
+    await opened(page, gateway.url)
+    await says(page, "#dead", "worker_error: it broke")
+    await page.click("#dead li:has-text('b.jpg') button:text-is('Replay')")
+    await says(page, "#toast", "1 queued again")
+    await page.click("#replay-all")
+    await says(page, "#toast", "2 queued again")
+    assert [task_id for _, task_id in gateway.tasks.told] == ["0190bb", "0190aa", "0190bb"]
+    gateway.tasks.details = {}
+    gateway.tasks.news.put_nowait(replace(dead.task, state=State.QUEUED, revision=10))
+    await playwright_api.expect(page.locator("#no-dead")).to_be_visible(timeout=WAIT_MS)
+
+
+async def test_tasks_are_listed_by_device(gateway: GatewayUnderTest, page: Page) -> None:
+    await opened(page, gateway.url)
+    await page.fill("#task-device", "orin-1")
+    async with page.expect_response("**/tasks?**device_id=orin-1"):
+        await page.press("#task-device", "Enter")
+    await says(page, "#no-task-fits", "No task fits")
+    task = details_of(State.DONE).task
+    gateway.tasks.news.put_nowait(replace(task, task_id=TaskId("x"), file_name="x.jpg", device_id=DeviceId("rk-1")))
+    gateway.tasks.news.put_nowait(task)
+    await says(page, "#tasks", "a.jpg")
+    assert "x.jpg" not in await page.inner_text("#tasks")
+
+
 async def test_a_task_that_changes_is_shown_without_asking(gateway: GatewayUnderTest, page: Page) -> None:
     await opened(page, gateway.url)
     await says(page, "#no-tasks", "edgesched send")
