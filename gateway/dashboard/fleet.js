@@ -7,6 +7,7 @@ import { duration, percent, plain, t, UNKNOWN, withUnit } from "./strings.js";
 
 const FILTER_FROM = 9; // devices: fewer are seen at a glance
 const WARM_C = 75;
+const FRAME_MS = 6; // of a frame's 16 for cards that have changed; where 200 change at once, that takes some frames
 
 const cards = new Map(); // device id -> {entry, heardAt, node, parts}
 const changed = new Set();
@@ -55,21 +56,26 @@ export function drawFleetAgain() {
 }
 
 const draw = perFrame(() => {
+  const until = performance.now() + FRAME_MS;
   let isNew = false;
   for (const id of changed) {
     const card = cards.get(id);
     if (!card.node) {
       Object.assign(card, makeCard(id));
       isNew = true;
+    } else if (performance.now() > until) {
+      draw(); // the rest in the next frame
+      break;
     }
     fill(card);
+    changed.delete(id);
   }
-  changed.clear();
   if (isNew) {
     const inOrder = [...cards.keys()].sort(sorter.compare);
     byId("cards").append(...inOrder.map((id) => cards.get(id).node).filter(Boolean));
     byId("device-ids").replaceChildren(...inOrder.map((id) => el("option", { value: id })));
   }
+  if (changed.size) return;
   drawFrame();
   for (const listener of fleetListeners) listener();
 });
