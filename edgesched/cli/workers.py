@@ -11,7 +11,7 @@ from edgesched.cli.gateway_call import GATEWAY, Url, ask, console, quoted
 
 if TYPE_CHECKING:
     from edgesched.domain.command import Command
-    from edgesched.rest import WorkerEntry
+    from edgesched.rest import WorkerEntry, WorkerReport
 
 app = typer.Typer(help="Look at the worker processes of all boards, and start, stop, restart or kill them.")
 
@@ -180,6 +180,12 @@ def _print_end(command: Command, as_json: bool) -> None:
     print(f"{whom}: {command.verb} {command.state}{detail}", flush=True)
 
 
+def _codes(report: WorkerReport) -> str:
+    """The newest last."""
+    known = report.exit_codes or (() if report.last_exit_code is None else (report.last_exit_code,))
+    return " ".join(map(str, known[-5:])) or "-"
+
+
 def _print_table(workers: tuple[WorkerEntry, ...]) -> None:
     from rich.table import Table
 
@@ -187,7 +193,7 @@ def _print_table(workers: tuple[WorkerEntry, ...]) -> None:
         print("there is no worker; start an agent with: edgesched agent --master-ip <this machine>")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("worker", "type", "state", "pid", "task", "restarts", "exit codes"):
+    for column in ("worker", "type", "state", "pid", "task", "restarts", "exit codes", "memory"):
         table.add_column(column, overflow="fold")
     for entry in workers:
         report = entry.report
@@ -195,6 +201,8 @@ def _print_table(workers: tuple[WorkerEntry, ...]) -> None:
         state = f"board silent (was {report.state})" if is_silent else report.state
         if entry.command is not None:
             state += f", told to {entry.command.verb}"
+        if report.reason is not None and report.reason != report.state:
+            state += f": {report.reason}"
         table.add_row(
             entry.id,
             f"{entry.board_type.value}{' (emulated)' if entry.emulated else ''}",
@@ -202,7 +210,8 @@ def _print_table(workers: tuple[WorkerEntry, ...]) -> None:
             "-" if report.pid is None else str(report.pid),
             report.current_task or "-",
             str(report.restarts),
-            "-" if report.last_exit_code is None else str(report.last_exit_code),
+            _codes(report),
+            "-" if report.memory_bytes is None else f"{report.memory_bytes / 1e6:.0f} MB",
             style=STYLES.get("silent" if is_silent else report.state),
         )
     console().print(table)

@@ -3,7 +3,7 @@
 import { call, part } from "./api.js";
 import { byId, el, perFrame, setData, setText, show, toast } from "./dom.js";
 import { entryOf, standing } from "./fleet.js";
-import { clock, t, UNKNOWN, word } from "./strings.js";
+import { bytes, clock, t, UNKNOWN, word } from "./strings.js";
 
 const VERBS = ["start", "stop", "restart", "kill"];
 const NEEDS_A_YES = ["stop", "kill"];
@@ -110,10 +110,11 @@ function makeRow(name) {
 function fillRow({ dot, state, facts, reason }, worker) {
   setData(dot, "state", worker.state);
   setText(state, word("worker", worker.state));
-  const codes = worker.exit_codes?.length ? worker.exit_codes : worker.last_exit_code === null ? [] : [worker.last_exit_code];
+  const codes = worker.exit_codes?.length ? worker.exit_codes : [worker.last_exit_code].filter((code) => code !== null);
   const told = [worker.pid === null ? t("noProcess") : `${t("process")} ${worker.pid}`];
   if (worker.current_task) told.push(`${t("currentTask")} ${worker.current_task}`);
   told.push(t("restarts", { n: worker.restarts }));
+  if (worker.memory_bytes) told.push(bytes(worker.memory_bytes));
   if (codes.length) told.push(`${t("exitCodes")} ${codes.map(exitCode).join(", ")}`);
   setText(facts, told.join(" · "));
   setText(reason, worker.reason ?? "");
