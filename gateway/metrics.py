@@ -29,6 +29,14 @@ log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 2.0
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+STAGES = {  # stage -> field of FinishedSample
+    "queue": "waited_ms",
+    "transfer": "transfer_ms",
+    "decode": "decode_ms",
+    "infer": "infer_ms",
+    "service": "service_ms",
+    "total": "total_ms",
+}
 TELEMETRY = {  # field of Telemetry -> metric, help
     "cpu_used_fraction": ("cpu_used_ratio", "Share of its CPU that is used, 0..1"),
     "memory_used_fraction": ("memory_used_ratio", "Share of its memory that is used, 0..1"),
@@ -49,7 +57,8 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._stages = Histogram(
             "edgesched_stage_seconds",
-            "Time of one picture in a stage: transfer (to the board), service (on a worker), total (sent to labelled)",
+            "Time of one picture in a stage: queue (accepted to sent out), transfer (to the board), decode, infer, "
+            "service (on a worker, decode and infer among it), total (sent out to labelled)",
             ("stage", "model"),
             buckets=SECONDS,
             registry=self._registry,
@@ -85,8 +94,8 @@ class Metrics:
             self._attempts.labels(sample.device_id, sample.model, outcome).inc()
             if not sample.succeeded:
                 continue
-            stages = {"transfer": sample.transfer_ms, "service": sample.service_ms, "total": sample.total_ms}
-            for stage, ms in stages.items():
+            for stage, field in STAGES.items():
+                ms: float | None = getattr(sample, field)
                 if ms is not None:
                     self._stages.labels(stage, sample.model).observe(ms / 1000)
         outcomes = Tally((d.strategy, "sent" if d.device_id else "waits") for d in plan.decisions)
