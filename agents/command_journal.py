@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 from agents.durable import set_aside, write_atomically
@@ -29,6 +30,7 @@ class CommandJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, Ending | None] = {}
+        self._writing = threading.Lock()  # a kill is noted beside the stop before it
 
     @classmethod
     def read(cls, path: Path) -> CommandJournal:
@@ -55,8 +57,9 @@ class CommandJournal:
 
     def note(self, command_id: str, ending: Ending | None) -> None:
         """Durable when it returns; blocks while it syncs. Raises: OSError; nothing has changed then."""
-        known = {**self._known, command_id: ending}
-        while len(known) > KEPT:
-            del known[next(iter(known))]
-        write_atomically(self._path, _FILE.dump(known))
-        self._known = known
+        with self._writing:
+            known = {**self._known, command_id: ending}
+            while len(known) > KEPT:
+                del known[next(iter(known))]
+            write_atomically(self._path, _FILE.dump(known))
+            self._known = known

@@ -23,27 +23,35 @@ class CommandRows:
     def __init__(self, state: GatewayState) -> None:
         self._state = state
 
-    async def add(self, commands: Sequence[Command], asked: str) -> None:
-        """asked: the request that they came with, to know it again by its key."""
+    async def order(
+        self,
+        new: Sequence[Command],
+        replaced: Sequence[Command],
+        *,
+        key: str | None,
+        answer: Sequence[Command],
+        asked: str,
+    ) -> None:
+        """Everything that one request did, or nothing.
+
+        key: with it comes the same answer again. asked: the request, to know it again.
+        """
 
         def write(connection: sqlite3.Connection) -> None:
-            rows = [(*_row(command), asked) for command in commands]
-            connection.executemany(f"INSERT INTO command ({COLUMNS}, asked) VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
-            connection.execute(
-                f"DELETE FROM command WHERE state NOT IN ({OPEN}) AND command_id IN "
-                "(SELECT command_id FROM command ORDER BY created_at_ms DESC, rowid DESC LIMIT -1 OFFSET ?)",
-                (MAX_KEPT,),
+            _update(connection, replaced)
+            connection.executemany(
+                f"INSERT INTO command ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", [_row(command) for command in new]
             )
+            if key is not None:
+                rows = [(key, position, command.command_id, asked) for position, command in enumerate(answer)]
+                connection.executemany("INSERT INTO command_key VALUES (?, ?, ?, ?)", rows)
+            if new:
+                _prune(connection)
 
         await self._state.transact(write)
 
     async def update(self, commands: Sequence[Command]) -> None:
-        def write(connection: sqlite3.Connection) -> None:
-            rows = [(c.state, c.updated_at_ms, c.expires_at_ms, c.detail, c.command_id) for c in commands]
-            change = "UPDATE command SET state = ?, updated_at_ms = ?, expires_at_ms = ?, detail = ?"
-            connection.executemany(f"{change} WHERE command_id = ?", rows)
-
-        await self._state.transact(write)
+        await self._state.transact(lambda connection: _update(connection, commands))
 
     async def still_open(self) -> Sequence[Command]:
         """Oldest first."""
@@ -58,10 +66,12 @@ class CommandRows:
         return found[0] if found else None
 
     async def of_key(self, key: str) -> tuple[Sequence[Command], str | None]:
-        """The commands that came with this key, and the request; nothing if it is new."""
+        """The answer that a request with this key got, and the request; nothing if the key is new."""
 
         def read(connection: sqlite3.Connection) -> tuple[Sequence[Command], str | None]:
-            query = f"SELECT {COLUMNS}, asked FROM command WHERE key = ? ORDER BY rowid"
+            columns = ", ".join(f"command.{name}" for name in COLUMNS.split(", "))
+            query = f"""SELECT {columns}, command_key.asked FROM command_key JOIN command USING (command_id)
+                        WHERE command_key.key = ? ORDER BY position"""
             rows = connection.execute(query, (key,)).fetchall()
             return [_command(row[:-1]) for row in rows], rows[0][-1] if rows else None
 
@@ -72,6 +82,19 @@ class CommandRows:
             return [_command(row) for row in connection.execute(f"SELECT {COLUMNS} FROM command {which}", values)]
 
         return await self._state.transact(read)
+
+
+def _update(connection: sqlite3.Connection, commands: Sequence[Command]) -> None:
+    rows = [(c.state, c.updated_at_ms, c.expires_at_ms, c.detail, c.command_id) for c in commands]
+    change = "UPDATE command SET state = ?, updated_at_ms = ?, expires_at_ms = ?, detail = ?"
+    connection.executemany(f"{change} WHERE command_id = ?", rows)
+
+
+def _prune(connection: sqlite3.Connection) -> None:
+    """Their keys go with the old commands: after so many others nobody repeats a request."""
+    old = "SELECT command_id FROM command ORDER BY created_at_ms DESC, rowid DESC LIMIT -1 OFFSET ?"
+    connection.execute(f"DELETE FROM command WHERE state NOT IN ({OPEN}) AND command_id IN ({old})", (MAX_KEPT,))
+    connection.execute("DELETE FROM command_key WHERE command_id NOT IN (SELECT command_id FROM command)")
 
 
 def _row(c: Command) -> tuple[object, ...]:

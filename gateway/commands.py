@@ -79,18 +79,18 @@ class Commands:
                 known, asked_before = await self._rows.of_key(key)
                 if asked_before is not None:
                     return self._same(known, asked_before, asked, key)
-            told = [(target, self._under_way(target, verb)) for target in targets]
-            new = {target: self._new(target, verb, key) for target, same in told if same is None}
+            under_way = {target: self._under_way(target, verb) for target in targets}
+            new = {target: self._new(target, verb, key) for target, same in under_way.items() if same is None}
             replaced = [
                 self._moved(command, CommandEvent.REPLACED, "a kill came before the board took it")
                 for target in new
                 for command in self._overlapping(target)
                 if verb is Verb.KILL and command.state is CommandState.PENDING
             ]
-            await self._rows.update(replaced)
-            await self._rows.add(list(new.values()), asked)
+            answer = [same or new[target] for target, same in under_way.items()]
+            await self._rows.order(list(new.values()), replaced, key=key, answer=answer, asked=asked)
             self._note([*replaced, *new.values()])
-        return [same or new[target] for target, same in told]
+        return answer
 
     async def get(self, command_id: CommandId) -> Command:
         """Raises: NotKnown."""

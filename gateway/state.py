@@ -51,11 +51,18 @@ CREATE TABLE command (
     updated_at_ms INTEGER NOT NULL,
     expires_at_ms INTEGER NOT NULL,
     detail TEXT,
-    key TEXT,
-    asked TEXT NOT NULL
+    key TEXT
 ) STRICT;
 CREATE INDEX command_by_age ON command (created_at_ms);
-CREATE INDEX command_by_key ON command (key) WHERE key IS NOT NULL;
+CREATE INDEX command_by_state ON command (state);
+CREATE TABLE command_key (
+    key TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    command_id TEXT NOT NULL,
+    asked TEXT NOT NULL,
+    PRIMARY KEY (key, position)
+) STRICT;
+CREATE INDEX command_key_by_command ON command_key (command_id);
 CREATE TABLE worker_line (
     cursor INTEGER PRIMARY KEY,
     device_id TEXT NOT NULL,

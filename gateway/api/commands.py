@@ -159,11 +159,10 @@ class CommandRoutes:
 
     def _worker(self, name: str) -> Target:
         """Raises: NotKnown with the nearest match."""
-        names = {}
-        for entry in self._fleet.entries():
-            device_id = entry.device.device_id
-            names[str(device_id)] = Target(device_id)
-            names |= {report.name: Target(device_id, report.name) for report in entry.workers}
+        entries = self._fleet.entries()
+        names = {str(entry.device.device_id): Target(entry.device.device_id) for entry in entries}
+        # Where a device is named like another one's worker, the worker is meant: devices have a route of their own.
+        names |= {report.name: Target(e.device.device_id, report.name) for e in entries for report in e.workers}
         if name not in names:
             raise NotKnown(f"there is no worker {name!r}{nearest(name, names)}; GET /workers lists those there are")
         return names[name]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from edgesched import rest
 from edgesched.clock import Clock
 from edgesched.domain.device import DeviceId
-from edgesched.errors import NotKnown
+from edgesched.errors import InvalidInput, NotKnown
 from gateway.commands import Commands
 from gateway.fleet import Fleet
 from gateway.nearest import nearest
@@ -127,6 +127,11 @@ class WorkerRoutes:
         device_id = DeviceId(request.match_info["device_id"])
         shipment = rest.LOG_SHIPMENT.parse(await request.read())
         self._registry.check_start(device_id, shipment.boot_id)
+        for shipped in shipment.logs:
+            if not shipped.worker.startswith(f"{device_id}-"):
+                raise InvalidInput(
+                    f"logs: {shipped.worker!r} is no worker of {device_id}: those are named {device_id}-0 ..."
+                )
         have = self._logs.take(device_id, shipment.logs)
         return json_reply(rest.LOG_SHIPMENT_REPLY.dump(rest.LogShipmentReply(have=dict(have))))
 

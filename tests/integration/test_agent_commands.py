@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from agents.command_journal import KEPT, CommandJournal, Ending
+from agents import command_journal
+from agents.command_journal import CommandJournal, Ending
 from agents.commands import Commands
 from agents.gateway_door import GatewayDoor
 from edgesched.errors import NotKnown
@@ -162,13 +163,21 @@ async def test_nothing_is_done_that_cannot_be_written_down(gateway: GatewayUnder
     assert workers.told == []
 
 
-def test_the_journal_keeps_the_newest_and_survives_damage(tmp_path: Path) -> None:
+async def test_commands_that_are_noted_at_once_are_all_noted(tmp_path: Path) -> None:
+    journal = CommandJournal.read(tmp_path / "commands.json")
+    await asyncio.gather(*(asyncio.to_thread(journal.note, str(number), None) for number in range(16)))
+    again = CommandJournal.read(tmp_path / "commands.json")
+    assert all(again.knows(str(number)) for number in range(16))
+
+
+def test_the_journal_keeps_the_newest_and_survives_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "commands.json"
     journal = CommandJournal.read(path)
-    for number in range(KEPT + 1):
+    monkeypatch.setattr(command_journal, "KEPT", 3)
+    for number in range(4):
         journal.note(str(number), None)
     again = CommandJournal.read(path)
-    assert (again.knows("0"), again.knows("1"), again.knows(str(KEPT))) == (False, True, True)
+    assert [again.knows(str(number)) for number in range(4)] == [False, True, True, True]
     path.write_text('{"x": 1')
     assert not CommandJournal.read(path).knows("1")
     assert path.with_name("commands.json.damaged").exists()

@@ -11,6 +11,7 @@ import pytest
 
 from edgesched.domain.command import OPEN_STATES, TRANSITIONS, CommandEvent, CommandState, advance
 from edgesched.errors import IllegalTransition
+from gateway import command_rows
 from gateway.commands import DELIVERED_MS, MAX_OPEN, PENDING_MS
 from tests.support.gateways import Answer, GatewayUnderTest, agent_port, gateway_under_test
 
@@ -162,6 +163,28 @@ async def test_the_same_key_is_the_same_command_even_when_it_has_ended(gateway: 
     assert await poll(gateway) == []
     other = await tell(gateway, "rk-1-0", "stop", key="k1")
     assert (other.status, "give a new key" in other.body["detail"]) == (409, True)
+
+
+async def test_a_key_is_kept_also_where_somebody_else_had_told_the_same_before(gateway: GatewayUnderTest) -> None:
+    first = (await tell(gateway, "rk-1-0", "restart")).body["command_id"]
+    assert (await tell(gateway, "rk-1-0", "restart", key="k")).body["command_id"] == first
+    await settle(gateway, first)
+    assert (await tell(gateway, "rk-1-0", "restart", key="k")).body["command_id"] == first
+    assert await poll(gateway) == []
+
+
+async def test_only_the_newest_commands_are_kept_and_open_ones_always(
+    gateway: GatewayUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_rows, "MAX_KEPT", 2)
+    oldest = (await tell(gateway, "rk-1-1", "stop")).body["command_id"]
+    told = []
+    for _ in range(4):
+        gateway.clock.now_ms += 1
+        told.append((await tell(gateway, "rk-1-0", "restart")).body["command_id"])
+        await settle(gateway, told[-1])
+    listed = (await gateway.call("GET", "/commands")).body["commands"]
+    assert [command["command_id"] for command in listed] == [told[3], told[2], oldest]
 
 
 async def test_what_is_under_way_is_not_told_a_second_time(gateway: GatewayUnderTest) -> None:

@@ -86,12 +86,15 @@ async def test_the_lines_of_a_device_are_those_of_its_workers_in_order(gateway: 
 
 async def test_nobody_writes_into_another_boards_log(gateway: GatewayUnderTest, port: int) -> None:
     await ship(gateway, 1)
-    await gateway.register("rk-2", port)
     body = {
         "boot_id": "boot-1",
         "logs": [{"worker": "rk-1-0", "after": None, "lines": [{"number": 9, "age_ms": 0, "text": "x"}]}],
     }
-    assert (await gateway.call("POST", "/api/v1/devices/rk-2/logs", body)).body == {"have": {}}
+    await gateway.register("rk-2", port)
+    answer = await gateway.call("POST", "/api/v1/devices/rk-2/logs", body)
+    assert (answer.status, "is no worker of rk-2" in answer.body["detail"]) == (400, True)
+    await gateway.register("rk", port)  # whose worker could have that name
+    assert (await gateway.call("POST", "/api/v1/devices/rk/logs", body)).body == {"have": {}}
     assert await lines(gateway) == ["line 1"]
 
 
