@@ -6,7 +6,7 @@ RKNN_VENV := .cache/rknn-venv
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos test-rknn bench bench-placement lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
+.PHONY: help demo test browser chaos test-rknn bench bench-placement lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,9 +14,18 @@ help: ## show this list
 demo: $(VENV)/.ready ## a whole cluster of emulated boards labels pictures, in under a minute
 	@$(BIN)/edgesched demo
 
-test: $(VENV)/.ready-dev ## formatting, lint, types, generated code, all tests
+test: $(VENV)/.ready-dev browser ## formatting, lint, types, generated code, all tests
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq --no-install-recommends chromium >/dev/null
+
+browser: ## Chromium for the tests of the dashboard: installed where it is missing, this is root and apt-get is there
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  echo "installing Chromium for the tests of the dashboard (once)" && \
+	  { $(APT_INSTALL) || { apt-get update -qq && $(APT_INSTALL); }; }; } || \
+	  echo "no Chromium here, so the tests of the dashboard are skipped; as root: apt-get install chromium"
 
 test-rknn: $(RKNN_VENV)/.ready ## the rknn backend against Rockchip's simulator (x86_64 or aarch64; 1.5 GB, installed once)
 	$(RKNN_VENV)/bin/python -m pytest -c tests/rknn/pytest.ini --rootdir . tests/rknn

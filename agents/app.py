@@ -8,13 +8,10 @@ import dataclasses
 import logging
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import aiohttp
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from agents.boards.base import Board
 from agents.boards.detect import emulated_board, real_board
@@ -22,14 +19,17 @@ from agents.boards.emulated import EmulatedBoard
 from agents.cpus import too_many_workers, usable_cpus
 from agents.desk import Desk, Limits, Uplink
 from agents.epochs import Epochs
+from agents.gateway_door import GatewayDoor
 from agents.identity import Identity, identify
 from agents.link import LinkMeter, LinkShaper
 from agents.link_probe import LinkProbe
 from agents.models import worker_specs
 from agents.outbox import Outbox
-from agents.receive import AgentServicer, add_to
+from agents.receive import AgentServicer
 from agents.registration import Registration, check_advertised, check_gateway_url
+from agents.remote_control import RemoteControl
 from agents.result_sender import ResultSender
+from agents.server import grpc_server
 from agents.supervisor import Supervisor
 from agents.work import Assignment, Outcome
 from agents.worker_archive import pack_worker
@@ -37,20 +37,21 @@ from agents.worker_logs import WorkerLogs
 from agents.worker_plan import Rules, WorkerPlan
 from agents.worker_process import Pace
 from agents.worker_state import WorkerStates
-from edgesched import __version__, wire
+from edgesched import __version__
 from edgesched.catalogue import Catalogue
 from edgesched.errors import StartupError
 from edgesched.process import sole_user
 from edgesched.rest import DeviceRegistration, Heartbeat
 from edgesched.settings import MIB, AgentSettings
 
+if TYPE_CHECKING:
+    from agents.metrics import AgentMetrics
+
 WINDOW_BYTES = 64 * MIB
 WINDOW_TASKS_PER_SLOT = 8
 FINISH_S = 5.0
 SETTLE_S = 60.0
 """Workers that load their models for longer do not keep the board from registering; it says that it is not ready."""
-
-SERVICE_NAME = "edgesched.v1.Agent"
 
 log = logging.getLogger(__name__)
 
@@ -119,21 +120,26 @@ class Agent:
         self._servicer = AgentServicer(identity, self._desk, epochs, uplink, self._meter, self._shaper)
         self._sender = ResultSender(outbox, session)
         self._probe = LinkProbe(settings.gateway_url, session, self._meter, self._shaper)
+        self._remote_control = RemoteControl(self._supervisor, settings.workspace_dir, on_done=self._hurry)
+        self._last_beat: Heartbeat | None = None
+        self._metrics = self._make_metrics()
         self._registration: Registration | None = None
         self._health: str | None = None
         self._health_changed = asyncio.Event()
         self._busy_before: tuple[float, float] | None = None
 
-    def _finished(self, assignment: Assignment, outcome: Outcome) -> None:
-        self._outbox.add(assignment, outcome, is_urgent=not self._supervisor.is_busy)
-
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, then in order: no new work, what is in hand, goodbye, the workers."""
+        settings = self._settings
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(self._outbox.run(), name="outbox"),
                 tasks.create_task(self._supervisor.run(), name="supervisor"),
+                tasks.create_task(self._remote_control.run(), name="remote control"),
             ]
+            if self._metrics is not None and settings.metrics_port is not None:
+                metrics = self._metrics.run(settings.host, settings.metrics_port)
+                loops.append(tasks.create_task(metrics, name="metrics"))
             links = tasks.create_task(self._links(), name="links")
             await stop.wait()
             log.info("agent.stopping", extra={"attempts": self._supervisor.held_count})
@@ -179,10 +185,12 @@ class Agent:
             announcing = True
         else:
             announcing = False
+        door = self._door(self._registration)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sender.run(), name="result sender")
             tasks.create_task(self._register(self._registration), name="registration")
             tasks.create_task(self._probe.run(self._registration.registered), name="link probe")
+            tasks.create_task(self._remote_control.link(door), name="remote control")
             if announcing:
                 tasks.create_task(self._announce(self._registration, port), name="announcement")
 
@@ -201,7 +209,11 @@ class Agent:
             self._health_changed.clear()
             await self._health_changed.wait()
         host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::", "") else self._settings.host
-        print(f"READY grpc={host}:{port} device={self._identity.device_id}", flush=True)
+        also = ""
+        if self._metrics is not None:
+            await self._metrics.listening.wait()
+            also = f" metrics={host}:{self._metrics.port}"
+        print(f"READY grpc={host}:{port} device={self._identity.device_id}{also}", flush=True)
 
     # --- what is told of the board ---
 
@@ -227,7 +239,23 @@ class Agent:
             self._heartbeat,
             meter=self._meter,
             half_trip_s=self._shaper.half_trip_s if self._shaper else 0.0,
+            on_commands=self._remote_control.offer,
         )
+
+    def _door(self, registration: Registration) -> GatewayDoor:
+        identity = self._identity
+        return GatewayDoor(
+            self._settings.gateway_url,
+            self._session,
+            device_id=identity.device_id,
+            boot_id=identity.boot_id,
+            known=registration.registered,
+        )
+
+    def _hurry(self) -> None:
+        """Have the gateway hear soon how the board is."""
+        if self._registration is not None:
+            self._registration.hurry.set()
 
     async def _heartbeat(self) -> Heartbeat:
         telemetry = await asyncio.to_thread(self._board.telemetry)
@@ -235,7 +263,7 @@ class Agent:
             telemetry = dataclasses.replace(telemetry, xpu_used_fraction=self._busy_fraction())
         settings = self._settings
         simulated = {"bandwidth": settings.bandwidth_fluctuate, "disconnect": settings.disconnect_s is not None}
-        return Heartbeat(
+        self._last_beat = Heartbeat(
             boot_id=self._identity.boot_id,
             telemetry=dataclasses.replace(
                 telemetry,
@@ -249,6 +277,19 @@ class Agent:
             unavailable_models={**self._plan_left_out, **self._supervisor.left_out},
             warnings=(*self._warnings, *self._states.warnings),
         )
+        return self._last_beat
+
+    def _finished(self, assignment: Assignment, outcome: Outcome) -> None:
+        self._outbox.add(assignment, outcome, is_urgent=not self._supervisor.is_busy)
+        if self._metrics is not None:
+            self._metrics.count(assignment, outcome)
+
+    def _make_metrics(self) -> AgentMetrics | None:
+        if self._settings.metrics_port is None:
+            return None
+        from agents.metrics import AgentMetrics  # with libraries that a board else does without
+
+        return AgentMetrics(lambda: self._last_beat, lambda: self._supervisor.held_count)
 
     def _busy_fraction(self) -> float | None:
         """How much of the time since the last heartbeat the workers have worked; None at the first one."""
@@ -269,32 +310,7 @@ class Agent:
             self._health = reason
             log.info("board.health_changed", extra={"unhealthy_reason": reason})
             self._health_changed.set()
-            if self._registration is not None:
-                self._registration.hurry.set()
-
-
-@asynccontextmanager
-async def grpc_server(servicer: AgentServicer, host: str, port: int) -> AsyncIterator[int]:
-    """Serve the agent and grpc.health.v1. Yields the port. Raises: StartupError if the port is taken."""
-    server = grpc.aio.server(options=wire.SERVER_OPTIONS)
-    add_to(server, servicer)
-    states = health.aio.HealthServicer()
-    register: Any = health_pb2_grpc.add_HealthServicer_to_server  # generated without types
-    register(states, server)
-    await states.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        bound = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise StartupError(
-            f"cannot listen on {address}: the port is taken or the address is not this machine's; "
-            "choose another with --port or --host"
-        ) from error
-    await server.start()
-    try:
-        yield bound
-    finally:
-        await server.stop(None)
+            self._hurry()
 
 
 def _check(settings: AgentSettings) -> None:

@@ -8,6 +8,7 @@ import aiohttp
 from yarl import URL
 
 from edgesched.errors import InvalidInput, PeerUnavailable
+from edgesched.rest import PROBLEM
 
 MAX_REPLY_BYTES = 1024 * 1024
 
@@ -42,6 +43,14 @@ async def call(
         raise PeerUnavailable(f"no answer within {timeout_s:.0f} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise PeerUnavailable(str(error) or type(error).__name__) from error
+
+
+def sentence_of(body: bytes) -> str:
+    """What a refusal says to people."""
+    try:
+        return PROBLEM.parse(body).detail
+    except InvalidInput:
+        return body[:200].decode(errors="replace") or "no reason given"
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:

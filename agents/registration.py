@@ -6,12 +6,12 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import aiohttp
 from yarl import URL
 
-from agents.http import Reply, call
+from agents.http import Reply, call, sentence_of
 from agents.link import LinkMeter
 from edgesched.errors import InvalidInput, PeerUnavailable, StartupError
 from edgesched.rest import (
@@ -19,8 +19,8 @@ from edgesched.rest import (
     DEVICE_REGISTRATION,
     HEARTBEAT,
     HEARTBEAT_REPLY,
-    PROBLEM,
     REGISTRATION_REPLY,
+    CommandToDo,
     DeviceRegistration,
     Heartbeat,
 )
@@ -57,8 +57,12 @@ class Registration:
         meter: LinkMeter,
         half_trip_s: float = 0.0,
         refused_pause_s: float = REFUSED_PAUSE_S,
+        on_commands: Callable[[Sequence[CommandToDo]], None] = lambda _: None,
     ) -> None:
-        """report: makes the next heartbeat. half_trip_s: added to each way of an emulated link."""
+        """report: makes the next heartbeat. half_trip_s: added to each way of an emulated link.
+
+        on_commands: given those that came with a heartbeat's answer.
+        """
         self._devices_url = f"{gateway_url}{API_PREFIX}/devices"
         self._session = session
         self._device = device
@@ -67,6 +71,7 @@ class Registration:
         self._meter = meter
         self._half_trip_s = half_trip_s
         self._refused_pause_s = refused_pause_s
+        self._on_commands = on_commands
         self._interval_s: float | None = None
         self.registered = asyncio.Event()
         """Set while the gateway knows this device, as far as this side can tell."""
@@ -115,7 +120,7 @@ class Registration:
             try:
                 answer = await call(self._session, "POST", self._devices_url, body, timeout_s=CALL_TIMEOUT_S)
                 if answer.status >= 500:
-                    raise PeerUnavailable(f"it answered {answer.status}: {_sentence(answer.body)}")
+                    raise PeerUnavailable(f"it answered {answer.status}: {sentence_of(answer.body)}")
                 if self._is_registered(answer):
                     self._told = device
                     return
@@ -132,7 +137,7 @@ class Registration:
     def _is_registered(self, answer: Reply) -> bool:
         """Read the gateway's answer to a registration. Raises: StartupError if asking again would be no use."""
         if answer.status >= 300:
-            sentence = _sentence(answer.body)
+            sentence = sentence_of(answer.body)
             if answer.status in (400, 409):
                 raise StartupError(f"the gateway refuses device {self._device.device_id}: {sentence}")
             log.error("device.refused", extra={"status": answer.status, "reason": sentence})
@@ -160,8 +165,10 @@ class Registration:
                     self.registered.clear()
                     return
                 if answer.status >= 300:
-                    raise PeerUnavailable(f"it answered {answer.status}: {_sentence(answer.body)}")
-                self._interval_s = HEARTBEAT_REPLY.parse(answer.body).heartbeat_interval_ms / 1000.0
+                    raise PeerUnavailable(f"it answered {answer.status}: {sentence_of(answer.body)}")
+                reply = HEARTBEAT_REPLY.parse(answer.body)
+                self._interval_s = reply.heartbeat_interval_ms / 1000.0
+                self._on_commands(reply.commands)
                 if failures:
                     log.info("gateway.back", extra={"failures": failures})
                 failures = 0
@@ -211,11 +218,3 @@ def check_advertised(address: str) -> None:
     match = ADDRESS.fullmatch(address)
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise StartupError(f"--advertise {address!r} is no address: give HOST:PORT or [IPv6]:PORT")
-
-
-def _sentence(body: bytes) -> str:
-    """What a refusal says to people."""
-    try:
-        return PROBLEM.parse(body).detail
-    except InvalidInput:
-        return body[:200].decode(errors="replace") or "no reason given"

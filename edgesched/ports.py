@@ -61,6 +61,10 @@ class FinishedSample:
     succeeded: bool
     predicted_ms: float | None = None  # what total_ms was promised to be when it was sent
     blames_device: bool = True  # False: it failed because of the picture; another device would have failed as well
+    # For people, and not for placement:
+    waited_ms: float | None = None  # accepted -> sent out this time
+    decode_ms: float | None = None
+    infer_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

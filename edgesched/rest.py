@@ -11,8 +11,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
+from edgesched.domain.command import Command, CommandId, Verb
 from edgesched.domain.detection import Detection
-from edgesched.domain.device import BoardType, Device, DeviceId, DeviceProfile, Telemetry
+from edgesched.domain.device import BoardType, Device, DeviceId, DeviceProfile, DeviceState, Telemetry
 from edgesched.domain.task import AttemptId, ModelFacts, Task, TaskDetails, TaskId, TaskPage
 from edgesched.errors import InvalidInput
 from edgesched.ports import PlacementPlan, PlacementRequest
@@ -21,6 +22,13 @@ API_PREFIX = "/api/v1"
 DEVICE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_DELIVERY_BATCH = 64
 """Results in one POST to a receiver."""
+
+MAX_LOG_LINES = 500
+"""In one POST of a board's log."""
+
+MAX_LOG_LINE_CHARS = 2_000
+MAX_WORKERS = 256
+"""Of one board."""
 
 T = TypeVar("T")
 
@@ -81,8 +89,113 @@ class Heartbeat(Body):
     warnings: tuple[str, ...] = ()  # what somebody should look at, although the board works
 
 
+class CommandToDo(Body):
+    """What a board is told. It remembers the ids that it has carried out: the same one again is not done again."""
+
+    command_id: Annotated[CommandId, Field(min_length=1, max_length=64)]
+    verb: Verb
+    worker: str | None = None  # None: all its workers
+
+
+class CommandsToDo(Body):
+    commands: tuple[CommandToDo, ...]
+
+
 class HeartbeatReply(Body):
     heartbeat_interval_ms: PositiveInt
+    commands: tuple[CommandToDo, ...] = ()  # all open ones, for a board whose long poll does not come through
+
+
+class CommandOutcome(Body):
+    """POST /api/v1/devices/{device_id}/commands/{command_id}: what became of it on the board."""
+
+    boot_id: str
+    succeeded: bool
+    detail: Annotated[str, Field(max_length=2_000)] = ""
+
+
+class Order(Body):
+    """POST /api/v1/workers/{worker}/command and /api/v1/devices/{device_id}/command."""
+
+    command: Verb
+    key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Of the client's choice. The same request with the same key again gives the same commands, and no new ones."""
+
+
+class FleetOrder(Order):
+    """POST /api/v1/commands, for all workers of the devices that fit everything that is given. At least one must be."""
+
+    devices: Annotated[tuple[DeviceId, ...], Field(max_length=10_000)] | None = None
+    board_type: BoardType | None = None
+    labels: dict[str, str] = {}
+    all: bool = False  # every device; then nothing else may be given
+
+
+class CommandList(Body):
+    """Newest first."""
+
+    commands: tuple[Command, ...]
+
+
+class ShippedLine(Body):
+    number: PositiveInt  # grows with each line of this worker
+    age_ms: NonNegativeInt | None  # boards have no clock that others could trust; None: not even an age
+    source: Annotated[str, Field(max_length=32)] = ""  # "output", "agent" or a level
+    text: Annotated[str, Field(max_length=MAX_LOG_LINE_CHARS)]
+
+
+class ShippedLog(Body):
+    """New lines of one worker. They count if `after` is the last number that the gateway has, or null: start anew."""
+
+    worker: Annotated[str, Field(min_length=1, max_length=128)]
+    after: int | None
+    lines: Annotated[tuple[ShippedLine, ...], Field(max_length=MAX_LOG_LINES)] = ()
+
+
+class LogShipment(Body):
+    """POST /api/v1/devices/{device_id}/logs."""
+
+    boot_id: str
+    logs: Annotated[tuple[ShippedLog, ...], Field(max_length=MAX_WORKERS)]
+
+
+class LogShipmentReply(Body):
+    have: dict[str, int]  # worker -> the last number that the gateway has; absent: none
+
+
+class LogLine(Body):
+    """One line as people read it."""
+
+    cursor: int  # in the order in which the gateway got them, over all workers
+    worker: str
+    number: int  # of this worker; a gap means that it wrote faster than lines are carried
+    at_ms: int  # the gateway's wall clock; when the line came, if its board could not say how old it is
+    source: str  # "output": what the worker printed, "agent": what became of it, or the level of its own log
+    text: str
+
+
+class LogPage(Body):
+    """Oldest first. cursor: ask for what is after it to go on."""
+
+    lines: tuple[LogLine, ...]
+    cursor: int
+
+
+class WorkerEntry(Body):
+    """One row of GET /workers: a worker process of a board, as its last heartbeat told."""
+
+    id: str
+    device_id: DeviceId
+    board_type: BoardType
+    emulated: bool
+    device_state: DeviceState
+    last_heartbeat_age_ms: float
+    report: WorkerReport
+    command: Command | None = None  # one that it is about to carry out
+
+
+class WorkerList(Body):
+    workers: tuple[WorkerEntry, ...]
 
 
 class DeviceEntry(Body):
@@ -233,3 +346,14 @@ MODEL_LIST: Wire[ModelList] = Wire(ModelList)
 DELIVERY: Wire[Delivery] = Wire(Delivery)
 DELIVERY_REPLY: Wire[DeliveryReply] = Wire(DeliveryReply)
 PROBLEM: Wire[Problem] = Wire(Problem)
+COMMANDS_TO_DO: Wire[CommandsToDo] = Wire(CommandsToDo)
+COMMAND_OUTCOME: Wire[CommandOutcome] = Wire(CommandOutcome)
+ORDER: Wire[Order] = Wire(Order)
+FLEET_ORDER: Wire[FleetOrder] = Wire(FleetOrder)
+COMMAND: Wire[Command] = Wire(Command)
+COMMAND_LIST: Wire[CommandList] = Wire(CommandList)
+LOG_SHIPMENT: Wire[LogShipment] = Wire(LogShipment)
+LOG_SHIPMENT_REPLY: Wire[LogShipmentReply] = Wire(LogShipmentReply)
+LOG_PAGE: Wire[LogPage] = Wire(LogPage)
+WORKER_ENTRY: Wire[WorkerEntry] = Wire(WorkerEntry)
+WORKER_LIST: Wire[WorkerList] = Wire(WorkerList)

@@ -173,6 +173,10 @@ class AgentSettings(ListeningSettings):
     common_variables: ClassVar[Mapping[str, str]] = {"workers": "WORKER_CONCURRENCY", "total_cpus": "TOTAL_CPUS"}
 
     agent_port: Port = Field(20810, description="gRPC port, dialled by the task manager")
+    metrics_port: Port | None = Field(
+        None,
+        description="HTTP port for a Prometheus that asks boards themselves; none: only the gateway's",
+    )
     master_ip: str = Field("127.0.0.1", description="the gateway's address")
     master_port: Port = Field(6666, description="the gateway's HTTP port")
     master_url: str | None = Field(None, description="the gateway's URL; instead of master_ip and master_port")

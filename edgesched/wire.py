@@ -359,6 +359,7 @@ def list_request(filter_: TaskFilter, *, limit: int, cursor: int | None) -> tm.L
         state=_STATE_TO_PB[filter_.state] if filter_.state else None,
         model=filter_.model,
         client_id=filter_.client_id,
+        device_id=filter_.device_id,
         page_size=limit,
         cursor=cursor,
     )
@@ -369,6 +370,7 @@ def list_filter(message: tm.ListTasksRequest) -> TaskFilter:
         state=state(message.state) if message.HasField("state") else None,
         model=message.model if message.HasField("model") else None,
         client_id=message.client_id if message.HasField("client_id") else None,
+        device_id=DeviceId(message.device_id) if message.HasField("device_id") else None,
     )
 
 

@@ -19,6 +19,7 @@ from edgesched.ports import TaskDesk
 from edgesched.rest import API_PREFIX
 from edgesched.settings import GatewaySettings
 from gateway.activity import Activity, ObservedPlacement
+from gateway.api.commands import CommandRoutes
 from gateway.api.devices import Devices
 from gateway.api.events import Events
 from gateway.api.health import Health
@@ -26,9 +27,13 @@ from gateway.api.link import LinkProbe
 from gateway.api.models import Models
 from gateway.api.schedule import Schedule
 from gateway.api.tasks import Tasks
+from gateway.api.workers import WorkerRoutes
+from gateway.command_rows import CommandRows
+from gateway.commands import Commands
 from gateway.dashboard import Dashboard
 from gateway.events import EventHub
 from gateway.fleet import Fleet
+from gateway.log_rows import LogRows
 from gateway.metrics import Metrics
 from gateway.pages import Pages
 from gateway.problems import problems
@@ -39,8 +44,12 @@ from gateway.rivals import Rivals
 from gateway.sending import Sender
 from gateway.state import GatewayState
 from gateway.uploads import Uploads
+from gateway.worker_logs import WorkerLogs
 
 log = logging.getLogger(__name__)
+
+PREFIXES = (API_PREFIX, "/api", "")
+"""Every route is at each of them: the versioned one for programs, the others for people and what they are used to."""
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 SHUTDOWN_TIMEOUT_S = 3.0
@@ -63,6 +72,9 @@ class Gateway:
     activity: Activity
     rivals: Rivals
     fleet: Fleet
+    commands: Commands
+    logs: WorkerLogs
+    clock: Clock
 
 
 @asynccontextmanager
@@ -81,8 +93,19 @@ async def opened(settings: GatewaySettings, clock: Clock | None = None) -> Async
     placement.observers = (activity.observe, rivals.observe)
     async with GatewayState.opened(settings.state_path) as state:
         fleet = Fleet(registry, placement, activity, state, clock, archive_after_s=settings.archive_after_s)
-        async with fleet.running():
-            yield Gateway(registry=registry, placement=placement, activity=activity, rivals=rivals, fleet=fleet)
+        commands = Commands(fleet, CommandRows(state), clock)
+        logs = WorkerLogs(LogRows(state), clock)
+        async with fleet.running(), commands.running(), logs.running():
+            yield Gateway(
+                registry=registry,
+                placement=placement,
+                activity=activity,
+                rivals=rivals,
+                fleet=fleet,
+                commands=commands,
+                logs=logs,
+                clock=clock,
+            )
 
 
 def make_placement(
@@ -100,7 +123,9 @@ def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
     metrics = Metrics(gateway.fleet, tasks)
     gateway.placement.observers += (metrics.observe,)
     routes = (
-        *Devices(gateway.registry, gateway.fleet).routes(),
+        *Devices(gateway.registry, gateway.fleet, gateway.commands, gateway.logs).routes(),
+        *WorkerRoutes(gateway.fleet, gateway.registry, gateway.commands, gateway.logs, gateway.clock).routes(),
+        *CommandRoutes(gateway.commands, gateway.fleet, gateway.registry).routes(),
         *Schedule(gateway.placement).routes(),
         *Tasks(tasks, Uploads(tasks), Sender()).routes(),
         *Models(tasks, gateway.registry).routes(),
@@ -111,7 +136,7 @@ def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
     )
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY_BYTES)
     for route in routes:
-        for prefix in (API_PREFIX, ""):
+        for prefix in PREFIXES:
             if route.method == "GET":
                 app.router.add_get(prefix + route.path, route.handler)  # and HEAD
             else:
@@ -123,10 +148,13 @@ def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
     app.router.add_get("/openapi.json", pages.openapi)
     app.router.add_get("/docs", pages.docs)
 
-    async def close_hub(_: web.Application) -> None:
+    async def let_go(_: web.Application) -> None:
+        """Of everybody who waits for news."""
+        gateway.commands.close()
+        gateway.logs.close()
         await hub.close()
 
-    app.on_shutdown.append(close_hub)
+    app.on_shutdown.append(let_go)
     return app
 
 

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from edgesched import rest
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import Task, TaskId
+from edgesched.domain.task import Task, TaskId, TaskStats
 from edgesched.errors import Overloaded, PeerUnavailable
 from edgesched.ports import TaskQueries
 from gateway.activity import Activity, ActivityPoint
@@ -218,9 +218,9 @@ class EventHub:
         if not self._are_counts_old:
             return
         with contextlib.suppress(PeerUnavailable):  # said by _follow_tasks
-            counts = await self._tasks.counts()
+            stats = await self._tasks.stats()
             self._are_counts_old = False
-            self._publish("counts", _counts_json(counts))
+            self._publish("counts", _counts_json(stats))
 
     def _publish(self, event: str, data: bytes) -> None:
         whole = frame(event, data)
@@ -230,11 +230,13 @@ class EventHub:
     async def _hello(self) -> bytes:
         counts: bytes = b"null"
         with contextlib.suppress(PeerUnavailable):
-            counts = _counts_json(await self._tasks.counts())
+            counts = _counts_json(await self._tasks.stats())
         entries: Sequence[rest.DeviceEntry] = self._fleet.entries()
         history = rest.Wire[tuple[ActivityPoint, ...]](tuple[ActivityPoint, ...]).dump(tuple(self._activity.history()))
         return b'{"counts":%b,"devices":%b,"activity":%b}' % (counts, ENTRIES.dump(tuple(entries)), history)
 
 
-def _counts_json(counts: Mapping[State, int]) -> bytes:
-    return json.dumps({state.value: counts.get(state, 0) for state in State}).encode()
+def _counts_json(stats: TaskStats) -> bytes:
+    """queue: model -> queued tasks that may be sent next; the ledger may hold more of them behind these."""
+    states = {state.value: stats.counts.get(state, 0) for state in State}
+    return json.dumps({"states": states, "queue": dict(stats.next_in_line)}).encode()

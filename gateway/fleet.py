@@ -96,6 +96,11 @@ class Fleet:
             meant = nearest(device_id, (entry.device.device_id for entry in self.entries()))
             raise NotKnown(f"there is no device {device_id!r}{meant}; GET /devices lists those there are") from None
 
+    def listed_ids(self) -> frozenset[DeviceId]:
+        """Registered, or missing since a restart; without the archived ones."""
+        missing = (device_id for device_id, known in self._absent.items() if known.archived is None)
+        return self._registry.ids() | frozenset(missing)
+
     # --- what operators want ---
 
     async def cordon(self, device_id: DeviceId) -> DeviceEntry:

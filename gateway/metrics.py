@@ -121,7 +121,8 @@ class PlacementFigures(Collector):
     def collect(self) -> Iterable[Metric]:
         stages = HistogramMetricFamily(
             "edgesched_stage_seconds",
-            "Time of one picture in a stage: transfer (to the board), service (on a worker), total (sent to labelled)",
+            "Time of one picture in a stage: queue (accepted to sent out), transfer (to the board), decode, infer, "
+            "service (on a worker, decode and infer among it), total (sent out to labelled)",
             labels=("stage", "model"),
         )
         for labels, times in self._times.items():
@@ -143,12 +144,16 @@ class PlacementFigures(Collector):
         return (stages, attempts, decisions)
 
     def _time(self, sample: FinishedSample) -> None:
-        times, model = self._times, sample.model
-        if sample.transfer_ms is not None:
-            times["transfer", model].add(sample.transfer_ms)
-        if sample.service_ms is not None:
-            times["service", model].add(sample.service_ms)
-        times["total", model].add(sample.total_ms)
+        for stage, duration_ms in (
+            ("queue", sample.waited_ms),
+            ("transfer", sample.transfer_ms),
+            ("decode", sample.decode_ms),
+            ("infer", sample.infer_ms),
+            ("service", sample.service_ms),
+            ("total", sample.total_ms),
+        ):
+            if duration_ms is not None:
+                self._times[stage, sample.model].add(duration_ms)
 
 
 class _Collected(Collector):

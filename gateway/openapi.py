@@ -39,7 +39,7 @@ def document(routes: Sequence[Route]) -> Json:
         "info": {
             "title": "edgesched gateway",
             "version": __version__,
-            "description": "Every path also exists without its prefix. Errors are problem details (RFC 9457).",
+            "description": "Every path is also below /api and without a prefix. Errors are problem details (RFC 9457).",
         },
         "paths": paths,
         "components": {"schemas": definitions.get("$defs", {})},

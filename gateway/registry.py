@@ -103,9 +103,7 @@ class Registry:
 
     def heartbeat(self, device_id: DeviceId, heartbeat: Heartbeat) -> None:
         """Raises: NotKnown if the device, or this start of its agent, is not registered (then it registers again)."""
-        entry = self._entries.get(device_id)
-        if entry is None or entry.registration.boot_id != heartbeat.boot_id:
-            raise NotKnown(f"device {device_id!r} is not registered here with that boot_id; register again")
+        entry = self._started(device_id, heartbeat.boot_id)
         before = (entry.state, *_facts_that_matter(entry.heartbeat))
         entry.heartbeat = heartbeat
         entry.heard_at_ms = self._clock.monotonic_ms()
@@ -115,11 +113,13 @@ class Registry:
         else:
             self._tell(device_id)
 
+    def check_start(self, device_id: DeviceId, boot_id: str) -> None:
+        """Raises: NotKnown if the device, or this start of its agent, is not registered (then it registers again)."""
+        self._started(device_id, boot_id)
+
     def leave(self, device_id: DeviceId, boot_id: str) -> None:
         """Raises: NotKnown if the device, or this start of its agent, is not registered."""
-        entry = self._entries.get(device_id)
-        if entry is None or entry.registration.boot_id != boot_id:
-            raise NotKnown(f"device {device_id!r} is not registered here with that boot_id")
+        self._started(device_id, boot_id)
         del self._entries[device_id]
         log.info("device.left", extra={"device_id": device_id})
         self._notify(device_id)
@@ -132,6 +132,9 @@ class Registry:
 
     def knows(self, device_id: DeviceId) -> bool:
         return device_id in self._entries
+
+    def ids(self) -> frozenset[DeviceId]:
+        return frozenset(self._entries)
 
     def silent_for_ms(self) -> Mapping[DeviceId, float]:
         """Every device, and the time since it was last heard of. Who fell silent meanwhile is noticed here."""
@@ -159,6 +162,12 @@ class Registry:
         """Wait until `version` is old. That a device falls silent is noticed only when somebody looks."""
         while self.version == version:
             await self._changed.wait()
+
+    def _started(self, device_id: DeviceId, boot_id: str) -> _Entry:
+        entry = self._entries.get(device_id)
+        if entry is None or entry.registration.boot_id != boot_id:
+            raise NotKnown(f"device {device_id!r} is not registered here with that boot_id; register again")
+        return entry
 
     def _store(self, device_id: DeviceId, registration: DeviceRegistration, address: str, known: _Entry | None) -> None:
         is_same_start = known is not None and known.registration.boot_id == registration.boot_id

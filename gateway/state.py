@@ -1,5 +1,7 @@
 """What the gateway must not forget: what operators set, and what was known of each device. Its own small SQLite file.
 
+Commands and workers' logs are in it too; `command_rows.py` and `log_rows.py` know their tables.
+
 The standard library's sqlite3 in one thread of its own: that is all that aiosqlite would add, without one more package.
 A few writes a minute need no group commit; each one is on the disk when its call returns.
 """
@@ -22,8 +24,8 @@ from edgesched.process import sole_user
 from edgesched.rest import DEVICE_ENTRY, DeviceEntry
 from gateway.registry import Wishes
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+STEPS = (
+    """
 CREATE TABLE wish (
     device_id TEXT PRIMARY KEY,
     is_cordoned INTEGER NOT NULL,
@@ -37,7 +39,45 @@ CREATE TABLE device (
     archived TEXT
 ) STRICT;
 CREATE INDEX device_by_age ON device (heard_at_ms);
-"""
+""",
+    """
+CREATE TABLE command (
+    command_id TEXT PRIMARY KEY,
+    device_id TEXT NOT NULL,
+    worker TEXT,
+    verb TEXT NOT NULL,
+    state TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    updated_at_ms INTEGER NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    detail TEXT,
+    key TEXT
+) STRICT;
+CREATE INDEX command_by_age ON command (created_at_ms);
+CREATE INDEX command_by_state ON command (state);
+CREATE TABLE command_key (
+    key TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    command_id TEXT NOT NULL,
+    asked TEXT NOT NULL,
+    PRIMARY KEY (key, position)
+) STRICT;
+CREATE INDEX command_key_by_command ON command_key (command_id);
+CREATE TABLE worker_line (
+    cursor INTEGER PRIMARY KEY,
+    device_id TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+CREATE INDEX worker_line_by_worker ON worker_line (worker, cursor);
+""",
+)
+"""What each version of the file adds to the one before."""
+
+SCHEMA_VERSION = len(STEPS)
 MAX_REMEMBERED = 10_000
 BUSY_TIMEOUT_S = 5.0
 
@@ -88,7 +128,7 @@ class GatewayState:
                 for device_id, cordoned, draining, labels in rows
             }
 
-        return await self._do(read)
+        return await self.transact(read)
 
     async def set_wishes(self, device_id: DeviceId, wishes: Wishes) -> None:
         """Durable when it returns."""
@@ -97,7 +137,7 @@ class GatewayState:
             row = (device_id, wishes.is_cordoned, wishes.is_draining, json.dumps(dict(wishes.labels)))
             connection.execute("INSERT OR REPLACE INTO wish VALUES (?, ?, ?, ?)", row)
 
-        await self._do(write)
+        await self.transact(write)
 
     async def remember(self, devices: Sequence[Remembered]) -> None:
         """Put each device's newest facts in the place of older ones. Beyond MAX_REMEMBERED the oldest are dropped."""
@@ -111,7 +151,7 @@ class GatewayState:
                 (MAX_REMEMBERED,),
             )
 
-        await self._do(write)
+        await self.transact(write)
 
     async def forget(self, device_ids: Collection[DeviceId]) -> None:
         """Neither their facts nor what operators wanted of them is kept."""
@@ -121,7 +161,7 @@ class GatewayState:
             connection.executemany("DELETE FROM device WHERE device_id = ?", rows)
             connection.executemany("DELETE FROM wish WHERE device_id = ?", rows)
 
-        await self._do(write)
+        await self.transact(write)
 
     async def remembered(self) -> Sequence[Remembered]:
         """Newest first. Facts that this version cannot read are left out."""
@@ -130,10 +170,10 @@ class GatewayState:
             query = "SELECT device_id, entry, heard_at_ms, archived FROM device ORDER BY heard_at_ms DESC"
             return [found for row in connection.execute(query) if (found := _remembered(*row)) is not None]
 
-        return await self._do(read)
+        return await self.transact(read)
 
-    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """One transaction. Raises: StorageFailed."""
+    async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` as one transaction in the file's own thread. Raises: StorageFailed."""
 
         def transaction() -> T:
             with self._connection:
@@ -152,14 +192,15 @@ def _connect(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                with connection:
-                    connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            elif version != SCHEMA_VERSION:
+            if not 0 <= version <= SCHEMA_VERSION:
                 raise StartupError(
                     f"{path} was written by another version of the gateway (schema {version}, this one knows "
                     f"{SCHEMA_VERSION}); give another --state FILE"
                 )
+            if version < SCHEMA_VERSION:
+                steps = "".join(STEPS[version:])
+                with connection:
+                    connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         except BaseException:
             connection.close()
             raise

@@ -56,6 +56,9 @@ def command(
     python_bin: Annotated[
         str | None, typer.Option("--python-bin", metavar="FILE", help="The workers' interpreter. [default: this one]")
     ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", metavar="PORT", help="Also serve /metrics for Prometheus here.")
+    ] = None,
     disconnect: Annotated[
         float | None,
         typer.Option("--disconnect", metavar="SECONDS", help="Test: every so often, cut all links, silently."),
@@ -102,6 +105,7 @@ def command(
             "master_ip": master_ip,
             "master_port": master_port,
             "master_url": master_url,
+            "metrics_port": metrics_port,
             "advertise": advertise,
             "device": device,
             "device_id": device_id,

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from edgesched import wire
-from edgesched.cli.devices import ask
+from edgesched.cli.gateway_call import call
 from edgesched.domain.device import DeviceId
 from edgesched.domain.outbox import HeldOutcome, Inventory
 from edgesched.errors import InvalidInput, PeerUnavailable
@@ -37,7 +37,7 @@ def ask_boards(gateway_url: str | None, addresses: Sequence[str]) -> Asked:
     targets: dict[str, DeviceId | None] = dict.fromkeys(addresses)
     if gateway_url is not None:
         try:
-            entries = DEVICE_LIST.parse(ask(gateway_url, "GET", "/devices")).devices
+            entries = DEVICE_LIST.parse(call(gateway_url, "GET", "/devices")).devices
             targets |= {entry.device.address: entry.device.device_id for entry in entries}
         except (PeerUnavailable, InvalidInput) as error:
             asked.away["the gateway's boards"] = str(error)

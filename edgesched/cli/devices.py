@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgesched.cli.gateway_call import GATEWAY, Url, ask, console, quoted
+
 if TYPE_CHECKING:
     from edgesched.rest import DeviceEntry
 
 app = typer.Typer(help="Look at devices, and say which of them may get work.", no_args_is_help=True)
 
-CALL_TIMEOUT_S = 10.0
-
-Url = Annotated[str, typer.Option("--url", "-u", metavar="URL", help="The gateway.")]
 Json = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object per device.")]
 DeviceIds = Annotated[list[str], typer.Argument(metavar="DEVICE_ID...", help="One or more device ids.")]
 
-GATEWAY = "http://127.0.0.1:6666"
 STYLES = {"ready": "green", "unhealthy": "red", "silent": "yellow"}
 
 
@@ -30,7 +28,7 @@ def list_devices(
     """Every device."""
     from edgesched.rest import DEVICE_ENTRY, DEVICE_LIST
 
-    devices = DEVICE_LIST.parse(_ask(url, "GET", f"/devices?archived={'true' if archived else 'false'}")).devices
+    devices = DEVICE_LIST.parse(ask(url, "GET", f"/devices?archived={'true' if archived else 'false'}")).devices
     if as_json:
         for entry in devices:
             print(DEVICE_ENTRY.dump(entry).decode())
@@ -44,7 +42,7 @@ def show(device_ids: DeviceIds, url: Url = GATEWAY, as_json: Json = False) -> No
     from edgesched.rest import DEVICE_ENTRY
 
     for device_id in device_ids:
-        body = _ask(url, "GET", f"/devices/{_quoted(device_id)}")
+        body = ask(url, "GET", f"/devices/{quoted(device_id)}")
         if as_json:
             print(body.decode())
         else:
@@ -93,68 +91,18 @@ def label(
         else:
             fail(f"{text!r} is neither NAME=VALUE nor NAME-")
     body = json.dumps({"labels": changes}).encode()
-    entry = DEVICE_ENTRY.parse(_ask(url, "PATCH", f"/devices/{_quoted(device_id)}/labels", body))
+    entry = DEVICE_ENTRY.parse(ask(url, "PATCH", f"/devices/{quoted(device_id)}/labels", body))
     shown = ", ".join(f"{name}={value}" for name, value in sorted(entry.device.labels.items())) or "none"
     print(f"{device_id}: labels {shown}")
 
 
 def _tell(url: str, device_ids: list[str], verb: str, outcome: str) -> None:
     for device_id in device_ids:
-        _ask(url, "POST", f"/devices/{_quoted(device_id)}/{verb}")
+        ask(url, "POST", f"/devices/{quoted(device_id)}/{verb}")
         print(f"{device_id} {outcome}")
 
 
-def _quoted(device_id: str) -> str:
-    from urllib.parse import quote
-
-    return quote(device_id, safe="")
-
-
-def _ask(url: str, method: str, path: str, body: bytes | None = None) -> bytes:
-    """One call to the gateway. Ends the process with one sentence when it is refused."""
-    from edgesched.errors import InvalidInput, PeerUnavailable
-    from edgesched.process import fail
-
-    try:
-        return ask(url, method, path, body)
-    except PeerUnavailable as error:
-        fail(f"{error}; name another --url")
-    except InvalidInput as error:
-        fail(str(error))
-
-
-def ask(url: str, method: str, path: str, body: bytes | None = None) -> bytes:
-    """One call to the gateway.
-
-    Raises: PeerUnavailable if none answers there; InvalidInput with its reason if it refuses.
-    """
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    from edgesched.errors import InvalidInput, PeerUnavailable
-    from edgesched.rest import API_PREFIX, PROBLEM
-
-    address = f"{url if '://' in url else f'http://{url}'}".rstrip("/") + API_PREFIX + path
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on our own network
-    try:
-        request = urllib.request.Request(address, data=body, method=method)
-        with opener.open(request, timeout=CALL_TIMEOUT_S) as response:
-            answer: bytes = response.read()
-            return answer
-    except urllib.error.HTTPError as error:
-        try:
-            detail = PROBLEM.parse(error.read()).detail
-        except InvalidInput:
-            detail = f"{address} answered {error.code} {error.reason}; is a gateway there?"
-        raise InvalidInput(detail) from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise PeerUnavailable(f"no gateway answers at {url} ({reason})") from error
-
-
 def _print_table(devices: tuple[DeviceEntry, ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     if not devices:
@@ -178,7 +126,7 @@ def _print_table(devices: tuple[DeviceEntry, ...]) -> None:
             f"{device.last_heartbeat_age_ms / 1000:.1f} s ago",
             style=None if device.is_cordoned else STYLES.get(device.state.value),
         )
-    Console().print(table)
+    console().print(table)
 
 
 def _print_details(entry: DeviceEntry) -> None:

@@ -29,6 +29,7 @@ STYLES = {"failed": "red", "expired": "yellow", "delivered": "green", "done": "g
 def list_tasks(
     state: Annotated[str | None, typer.Option("--state", help="Only tasks in this state, like failed.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only tasks of this model.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Only tasks that went to this device.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many, newest first.")] = 20,
     host: Host = "127.0.0.1",
     port: Port = 9999,
@@ -36,6 +37,7 @@ def list_tasks(
 ) -> None:
     """The newest tasks."""
     from edgesched import wire
+    from edgesched.domain.device import DeviceId
     from edgesched.domain.lifecycle import State
     from edgesched.domain.task import TaskFilter
     from edgesched.process import fail
@@ -43,7 +45,8 @@ def list_tasks(
 
     if state is not None and state not in set(State):
         fail(f"there is no state {state!r}; there are: {', '.join(State)}")
-    filter_ = TaskFilter(state=State(state) if state else None, model=model)
+    device_id = DeviceId(device) if device else None
+    filter_ = TaskFilter(state=State(state) if state else None, model=model, device_id=device_id)
     reply = _ask(host, port, "ListTasks", wire.list_request(filter_, limit=limit, cursor=None))
     tasks = wire.task_page(reply).tasks
     if as_json:

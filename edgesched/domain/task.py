@@ -137,6 +137,7 @@ class TaskFilter:
     state: State | None = None
     model: str | None = None
     client_id: str | None = None
+    device_id: DeviceId | None = None  # the one that it was sent to last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

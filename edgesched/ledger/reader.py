@@ -85,7 +85,12 @@ def result(connection: sqlite3.Connection, task_id: TaskId) -> Result | None:
 def page(connection: sqlite3.Connection, filter_: TaskFilter, limit: int, cursor: int) -> TaskPage:
     """cursor: the seq below which to go on."""
     # "+": go down by seq and look at each row. Fetching all rows of one client to sort them is worse.
-    conditions = {"state = ?": filter_.state, "model = ?": filter_.model, "+client_id = ?": filter_.client_id}
+    conditions = {
+        "state = ?": filter_.state,
+        "model = ?": filter_.model,
+        "+client_id = ?": filter_.client_id,
+        "device_id = ?": filter_.device_id,
+    }
     asked = {text: value for text, value in conditions.items() if value is not None}
     where = " AND ".join(["seq < ?", *asked])
     rows = connection.execute(

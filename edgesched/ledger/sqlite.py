@@ -148,7 +148,7 @@ class SqliteLedger:
         return await self._reader.read(partial(reader.result, task_id=task_id))
 
     async def list(self, filter_: TaskFilter, *, limit: int, cursor: int | None) -> TaskPage:
-        if not (is_storable(filter_.model or "") and is_storable(filter_.client_id or "")):
+        if not all(is_storable(text or "") for text in (filter_.model, filter_.client_id, filter_.device_id)):
             return TaskPage(tasks=(), next_cursor=None)
         below = MAX_INTEGER if cursor is None else _row_number(cursor)
         return await self._reader.read(partial(reader.page, filter_=filter_, limit=_row_number(limit), cursor=below))

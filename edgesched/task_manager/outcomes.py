@@ -285,6 +285,7 @@ class Outcomes:
 
     def _learn(self, attempt: OpenAttempt, result: Result | None, *, blames_device: bool = True) -> None:
         timings = result.timings if result else None
+        total_ms = attempt.elapsed_ms(self._clock.monotonic_ms())
         self._dispatcher.learn(
             FinishedSample(
                 device_id=attempt.device_id,
@@ -292,10 +293,13 @@ class Outcomes:
                 size_bytes=attempt.task.size_bytes,
                 service_ms=timings.service_ms if timings else None,
                 transfer_ms=timings.transfer_ms if timings else None,
-                total_ms=attempt.elapsed_ms(self._clock.monotonic_ms()),
+                total_ms=total_ms,
                 succeeded=result is not None,
                 predicted_ms=attempt.promise.answer_ms if attempt.promise else None,
                 blames_device=blames_device,
+                waited_ms=max(0.0, self._clock.wall_ms() - attempt.task.created_at_ms - total_ms),
+                decode_ms=timings.decode_ms if timings else None,
+                infer_ms=timings.infer_ms if timings else None,
             )
         )
 

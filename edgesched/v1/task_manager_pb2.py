@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from edgesched.v1 import types_pb2 as edgesched_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65\x64gesched/v1/task_manager.proto\x12\x0c\x65\x64gesched.v1\x1a\x18\x65\x64gesched/v1/types.proto\"\xd0\x01\n\rSubmitRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x16\n\x0esubmission_key\x18\x05 \x01(\t\x12\x19\n\x0creceiver_url\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0cremaining_ms\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x0b\n\x03tag\x18\x08 \x01(\x04\x42\x0f\n\r_receiver_urlB\x0f\n\r_remaining_ms\"?\n\x0eSubmitRequests\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.edgesched.v1.SubmitRequest\";\n\rSubmitReplies\x12*\n\x07replies\x18\x01 \x03(\x0b\x32\x19.edgesched.v1.SubmitReply\"b\n\x0bSubmitReply\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12(\n\x07refusal\x18\x03 \x01(\x0b\x32\x15.edgesched.v1.RefusalH\x00\x42\t\n\x07outcome\"_\n\x07Refusal\x12\x13\n\x0bstatus_code\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x1b\n\x0eretry_after_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_retry_after_ms\"j\n\nInferReply\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12$\n\x06result\x18\x04 \x01(\x0b\x32\x14.edgesched.v1.Result\"\xd1\x03\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.edgesched.v1.TaskState\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x11\n\tfile_name\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x04\x12\x19\n\x0creceiver_url\x18\t \x01(\tH\x00\x88\x01\x01\x12\x15\n\rcreated_at_ms\x18\n \x01(\x03\x12\x15\n\rupdated_at_ms\x18\x0b \x01(\x03\x12\x1a\n\rexpires_at_ms\x18\x0c \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nattempt_id\x18\r \x01(\tH\x02\x88\x01\x01\x12\x16\n\tdevice_id\x18\x0e \x01(\tH\x03\x88\x01\x01\x12\x17\n\x0f\x66\x61iled_attempts\x18\x0f \x01(\r\x12\x17\n\nlast_error\x18\x10 \x01(\tH\x04\x88\x01\x01\x12\x11\n\thas_image\x18\x11 \x01(\x08\x42\x0f\n\r_receiver_urlB\x10\n\x0e_expires_at_msB\r\n\x0b_attempt_idB\x0c\n\n_device_idB\r\n\x0b_last_error\"\xf3\x01\n\x07\x41ttempt\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rstarted_at_ms\x18\x04 \x01(\x03\x12\x18\n\x0b\x65nded_at_ms\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12+\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x15.edgesched.v1.FailureH\x01\x88\x01\x01\x12+\n\x07timings\x18\x07 \x01(\x0b\x32\x15.edgesched.v1.TimingsH\x02\x88\x01\x01\x42\x0e\n\x0c_ended_at_msB\n\n\x08_failureB\n\n\x08_timings\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x8f\x01\n\x0cGetTaskReply\x12 \n\x04task\x18\x01 \x01(\x0b\x32\x12.edgesched.v1.Task\x12\'\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\x15.edgesched.v1.Attempt\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x14.edgesched.v1.ResultH\x00\x88\x01\x01\x42\t\n\x07_result\"\xc0\x01\n\x10ListTasksRequest\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x17.edgesched.v1.TaskStateH\x00\x88\x01\x01\x12\x12\n\x05model\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tclient_id\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x13\n\x06\x63ursor\x18\x05 \x01(\x04H\x03\x88\x01\x01\x42\x08\n\x06_stateB\x08\n\x06_modelB\x0c\n\n_client_idB\t\n\x07_cursor\"]\n\x0eListTasksReply\x12!\n\x05tasks\x18\x01 \x03(\x0b\x32\x12.edgesched.v1.Task\x12\x18\n\x0bnext_cursor\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_next_cursor\"\x13\n\x11\x43ountTasksRequest\"\x86\x01\n\x0f\x43ountTasksReply\x12\x33\n\x06\x63ounts\x18\x01 \x03(\x0b\x32#.edgesched.v1.CountTasksReply.Count\x1a>\n\x05\x43ount\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.edgesched.v1.TaskState\x12\r\n\x05tasks\x18\x02 \x01(\x04\"@\n\x0cWatchRequest\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x13\n\x06\x63ursor\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\t\n\x07_cursor\"0\n\x0bWatchEvents\x12!\n\x05tasks\x18\x01 \x03(\x0b\x32\x12.edgesched.v1.Task\"$\n\x11GetPictureRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x1c\n\x0cPictureChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x11\n\x0fGetStatsRequest\"\xad\x02\n\rGetStatsReply\x12\x33\n\x06\x63ounts\x18\x01 \x03(\x0b\x32#.edgesched.v1.CountTasksReply.Count\x12\x36\n\x0cnext_in_line\x18\x02 \x03(\x0b\x32 .edgesched.v1.GetStatsReply.Line\x12\x12\n\nopen_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bundelivered\x18\x04 \x01(\x04\x12\"\n\x15oldest_undelivered_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63ommits\x18\x06 \x01(\x04\x12\x11\n\tcommit_ms\x18\x07 \x01(\x01\x1a$\n\x04Line\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05tasks\x18\x02 \x01(\x04\x42\x18\n\x16_oldest_undelivered_ms\"#\n\x10RetryTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\")\n\x16\x41\x62\x61ndonDeliveryRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"\x93\x01\n\x0fListModelsReply\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.edgesched.v1.ListModelsReply.Model\x1aK\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t*\xe9\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x19\n\x15TASK_STATE_DISPATCHED\x10\x02\x12\x16\n\x12TASK_STATE_RUNNING\x10\x03\x12\x13\n\x0fTASK_STATE_DONE\x10\x04\x12\x18\n\x14TASK_STATE_DELIVERED\x10\x05\x12\x15\n\x11TASK_STATE_FAILED\x10\x06\x12\x16\n\x12TASK_STATE_EXPIRED\x10\x07\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x08\x32\xb2\x07\n\x0bTaskManager\x12@\n\x06Submit\x12\x1b.edgesched.v1.SubmitRequest\x1a\x19.edgesched.v1.SubmitReply\x12M\n\x0cSubmitStream\x12\x1c.edgesched.v1.SubmitRequests\x1a\x1b.edgesched.v1.SubmitReplies(\x01\x30\x01\x12>\n\x05Infer\x12\x1b.edgesched.v1.SubmitRequest\x1a\x18.edgesched.v1.InferReply\x12\x43\n\x07GetTask\x12\x1c.edgesched.v1.GetTaskRequest\x1a\x1a.edgesched.v1.GetTaskReply\x12I\n\tListTasks\x12\x1e.edgesched.v1.ListTasksRequest\x1a\x1c.edgesched.v1.ListTasksReply\x12L\n\nCountTasks\x12\x1f.edgesched.v1.CountTasksRequest\x1a\x1d.edgesched.v1.CountTasksReply\x12@\n\x05Watch\x12\x1a.edgesched.v1.WatchRequest\x1a\x19.edgesched.v1.WatchEvents0\x01\x12K\n\nGetPicture\x12\x1f.edgesched.v1.GetPictureRequest\x1a\x1a.edgesched.v1.PictureChunk0\x01\x12\x41\n\nCancelTask\x12\x1f.edgesched.v1.CancelTaskRequest\x1a\x12.edgesched.v1.Task\x12\x46\n\x08GetStats\x12\x1d.edgesched.v1.GetStatsRequest\x1a\x1b.edgesched.v1.GetStatsReply\x12?\n\tRetryTask\x12\x1e.edgesched.v1.RetryTaskRequest\x1a\x12.edgesched.v1.Task\x12K\n\x0f\x41\x62\x61ndonDelivery\x12$.edgesched.v1.AbandonDeliveryRequest\x1a\x12.edgesched.v1.Task\x12L\n\nListModels\x12\x1f.edgesched.v1.ListModelsRequest\x1a\x1d.edgesched.v1.ListModelsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65\x64gesched/v1/task_manager.proto\x12\x0c\x65\x64gesched.v1\x1a\x18\x65\x64gesched/v1/types.proto\"\xd0\x01\n\rSubmitRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x16\n\x0esubmission_key\x18\x05 \x01(\t\x12\x19\n\x0creceiver_url\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0cremaining_ms\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x0b\n\x03tag\x18\x08 \x01(\x04\x42\x0f\n\r_receiver_urlB\x0f\n\r_remaining_ms\"?\n\x0eSubmitRequests\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.edgesched.v1.SubmitRequest\";\n\rSubmitReplies\x12*\n\x07replies\x18\x01 \x03(\x0b\x32\x19.edgesched.v1.SubmitReply\"b\n\x0bSubmitReply\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12(\n\x07refusal\x18\x03 \x01(\x0b\x32\x15.edgesched.v1.RefusalH\x00\x42\t\n\x07outcome\"_\n\x07Refusal\x12\x13\n\x0bstatus_code\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x1b\n\x0eretry_after_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_retry_after_ms\"j\n\nInferReply\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12$\n\x06result\x18\x04 \x01(\x0b\x32\x14.edgesched.v1.Result\"\xd1\x03\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.edgesched.v1.TaskState\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x11\n\tfile_name\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x04\x12\x19\n\x0creceiver_url\x18\t \x01(\tH\x00\x88\x01\x01\x12\x15\n\rcreated_at_ms\x18\n \x01(\x03\x12\x15\n\rupdated_at_ms\x18\x0b \x01(\x03\x12\x1a\n\rexpires_at_ms\x18\x0c \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nattempt_id\x18\r \x01(\tH\x02\x88\x01\x01\x12\x16\n\tdevice_id\x18\x0e \x01(\tH\x03\x88\x01\x01\x12\x17\n\x0f\x66\x61iled_attempts\x18\x0f \x01(\r\x12\x17\n\nlast_error\x18\x10 \x01(\tH\x04\x88\x01\x01\x12\x11\n\thas_image\x18\x11 \x01(\x08\x42\x0f\n\r_receiver_urlB\x10\n\x0e_expires_at_msB\r\n\x0b_attempt_idB\x0c\n\n_device_idB\r\n\x0b_last_error\"\xf3\x01\n\x07\x41ttempt\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rstarted_at_ms\x18\x04 \x01(\x03\x12\x18\n\x0b\x65nded_at_ms\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12+\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x15.edgesched.v1.FailureH\x01\x88\x01\x01\x12+\n\x07timings\x18\x07 \x01(\x0b\x32\x15.edgesched.v1.TimingsH\x02\x88\x01\x01\x42\x0e\n\x0c_ended_at_msB\n\n\x08_failureB\n\n\x08_timings\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x8f\x01\n\x0cGetTaskReply\x12 \n\x04task\x18\x01 \x01(\x0b\x32\x12.edgesched.v1.Task\x12\'\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\x15.edgesched.v1.Attempt\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x14.edgesched.v1.ResultH\x00\x88\x01\x01\x42\t\n\x07_result\"\xe6\x01\n\x10ListTasksRequest\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x17.edgesched.v1.TaskStateH\x00\x88\x01\x01\x12\x12\n\x05model\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tclient_id\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x13\n\x06\x63ursor\x18\x05 \x01(\x04H\x03\x88\x01\x01\x12\x16\n\tdevice_id\x18\x06 \x01(\tH\x04\x88\x01\x01\x42\x08\n\x06_stateB\x08\n\x06_modelB\x0c\n\n_client_idB\t\n\x07_cursorB\x0c\n\n_device_id\"]\n\x0eListTasksReply\x12!\n\x05tasks\x18\x01 \x03(\x0b\x32\x12.edgesched.v1.Task\x12\x18\n\x0bnext_cursor\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_next_cursor\"\x13\n\x11\x43ountTasksRequest\"\x86\x01\n\x0f\x43ountTasksReply\x12\x33\n\x06\x63ounts\x18\x01 \x03(\x0b\x32#.edgesched.v1.CountTasksReply.Count\x1a>\n\x05\x43ount\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.edgesched.v1.TaskState\x12\r\n\x05tasks\x18\x02 \x01(\x04\"@\n\x0cWatchRequest\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x13\n\x06\x63ursor\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\t\n\x07_cursor\"0\n\x0bWatchEvents\x12!\n\x05tasks\x18\x01 \x03(\x0b\x32\x12.edgesched.v1.Task\"$\n\x11GetPictureRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x1c\n\x0cPictureChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x11\n\x0fGetStatsRequest\"\xad\x02\n\rGetStatsReply\x12\x33\n\x06\x63ounts\x18\x01 \x03(\x0b\x32#.edgesched.v1.CountTasksReply.Count\x12\x36\n\x0cnext_in_line\x18\x02 \x03(\x0b\x32 .edgesched.v1.GetStatsReply.Line\x12\x12\n\nopen_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bundelivered\x18\x04 \x01(\x04\x12\"\n\x15oldest_undelivered_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63ommits\x18\x06 \x01(\x04\x12\x11\n\tcommit_ms\x18\x07 \x01(\x01\x1a$\n\x04Line\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05tasks\x18\x02 \x01(\x04\x42\x18\n\x16_oldest_undelivered_ms\"#\n\x10RetryTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\")\n\x16\x41\x62\x61ndonDeliveryRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"\x93\x01\n\x0fListModelsReply\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.edgesched.v1.ListModelsReply.Model\x1aK\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t*\xe9\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x19\n\x15TASK_STATE_DISPATCHED\x10\x02\x12\x16\n\x12TASK_STATE_RUNNING\x10\x03\x12\x13\n\x0fTASK_STATE_DONE\x10\x04\x12\x18\n\x14TASK_STATE_DELIVERED\x10\x05\x12\x15\n\x11TASK_STATE_FAILED\x10\x06\x12\x16\n\x12TASK_STATE_EXPIRED\x10\x07\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x08\x32\xb2\x07\n\x0bTaskManager\x12@\n\x06Submit\x12\x1b.edgesched.v1.SubmitRequest\x1a\x19.edgesched.v1.SubmitReply\x12M\n\x0cSubmitStream\x12\x1c.edgesched.v1.SubmitRequests\x1a\x1b.edgesched.v1.SubmitReplies(\x01\x30\x01\x12>\n\x05Infer\x12\x1b.edgesched.v1.SubmitRequest\x1a\x18.edgesched.v1.InferReply\x12\x43\n\x07GetTask\x12\x1c.edgesched.v1.GetTaskRequest\x1a\x1a.edgesched.v1.GetTaskReply\x12I\n\tListTasks\x12\x1e.edgesched.v1.ListTasksRequest\x1a\x1c.edgesched.v1.ListTasksReply\x12L\n\nCountTasks\x12\x1f.edgesched.v1.CountTasksRequest\x1a\x1d.edgesched.v1.CountTasksReply\x12@\n\x05Watch\x12\x1a.edgesched.v1.WatchRequest\x1a\x19.edgesched.v1.WatchEvents0\x01\x12K\n\nGetPicture\x12\x1f.edgesched.v1.GetPictureRequest\x1a\x1a.edgesched.v1.PictureChunk0\x01\x12\x41\n\nCancelTask\x12\x1f.edgesched.v1.CancelTaskRequest\x1a\x12.edgesched.v1.Task\x12\x46\n\x08GetStats\x12\x1d.edgesched.v1.GetStatsRequest\x1a\x1b.edgesched.v1.GetStatsReply\x12?\n\tRetryTask\x12\x1e.edgesched.v1.RetryTaskRequest\x1a\x12.edgesched.v1.Task\x12K\n\x0f\x41\x62\x61ndonDelivery\x12$.edgesched.v1.AbandonDeliveryRequest\x1a\x12.edgesched.v1.Task\x12L\n\nListModels\x12\x1f.edgesched.v1.ListModelsRequest\x1a\x1d.edgesched.v1.ListModelsReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgesched.v1.task_manager_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKSTATE']._serialized_start=2857
-  _globals['_TASKSTATE']._serialized_end=3090
+  _globals['_TASKSTATE']._serialized_start=2895
+  _globals['_TASKSTATE']._serialized_end=3128
   _globals['_SUBMITREQUEST']._serialized_start=76
   _globals['_SUBMITREQUEST']._serialized_end=284
   _globals['_SUBMITREQUESTS']._serialized_start=286
@@ -55,41 +55,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTASKREPLY']._serialized_start=1467
   _globals['_GETTASKREPLY']._serialized_end=1610
   _globals['_LISTTASKSREQUEST']._serialized_start=1613
-  _globals['_LISTTASKSREQUEST']._serialized_end=1805
-  _globals['_LISTTASKSREPLY']._serialized_start=1807
-  _globals['_LISTTASKSREPLY']._serialized_end=1900
-  _globals['_COUNTTASKSREQUEST']._serialized_start=1902
-  _globals['_COUNTTASKSREQUEST']._serialized_end=1921
-  _globals['_COUNTTASKSREPLY']._serialized_start=1924
-  _globals['_COUNTTASKSREPLY']._serialized_end=2058
-  _globals['_COUNTTASKSREPLY_COUNT']._serialized_start=1996
-  _globals['_COUNTTASKSREPLY_COUNT']._serialized_end=2058
-  _globals['_WATCHREQUEST']._serialized_start=2060
-  _globals['_WATCHREQUEST']._serialized_end=2124
-  _globals['_WATCHEVENTS']._serialized_start=2126
-  _globals['_WATCHEVENTS']._serialized_end=2174
-  _globals['_GETPICTUREREQUEST']._serialized_start=2176
-  _globals['_GETPICTUREREQUEST']._serialized_end=2212
-  _globals['_PICTURECHUNK']._serialized_start=2214
-  _globals['_PICTURECHUNK']._serialized_end=2242
-  _globals['_CANCELTASKREQUEST']._serialized_start=2244
-  _globals['_CANCELTASKREQUEST']._serialized_end=2280
-  _globals['_GETSTATSREQUEST']._serialized_start=2282
-  _globals['_GETSTATSREQUEST']._serialized_end=2299
-  _globals['_GETSTATSREPLY']._serialized_start=2302
-  _globals['_GETSTATSREPLY']._serialized_end=2603
-  _globals['_GETSTATSREPLY_LINE']._serialized_start=2541
-  _globals['_GETSTATSREPLY_LINE']._serialized_end=2577
-  _globals['_RETRYTASKREQUEST']._serialized_start=2605
-  _globals['_RETRYTASKREQUEST']._serialized_end=2640
-  _globals['_ABANDONDELIVERYREQUEST']._serialized_start=2642
-  _globals['_ABANDONDELIVERYREQUEST']._serialized_end=2683
-  _globals['_LISTMODELSREQUEST']._serialized_start=2685
-  _globals['_LISTMODELSREQUEST']._serialized_end=2704
-  _globals['_LISTMODELSREPLY']._serialized_start=2707
-  _globals['_LISTMODELSREPLY']._serialized_end=2854
-  _globals['_LISTMODELSREPLY_MODEL']._serialized_start=2779
-  _globals['_LISTMODELSREPLY_MODEL']._serialized_end=2854
-  _globals['_TASKMANAGER']._serialized_start=3093
-  _globals['_TASKMANAGER']._serialized_end=4039
+  _globals['_LISTTASKSREQUEST']._serialized_end=1843
+  _globals['_LISTTASKSREPLY']._serialized_start=1845
+  _globals['_LISTTASKSREPLY']._serialized_end=1938
+  _globals['_COUNTTASKSREQUEST']._serialized_start=1940
+  _globals['_COUNTTASKSREQUEST']._serialized_end=1959
+  _globals['_COUNTTASKSREPLY']._serialized_start=1962
+  _globals['_COUNTTASKSREPLY']._serialized_end=2096
+  _globals['_COUNTTASKSREPLY_COUNT']._serialized_start=2034
+  _globals['_COUNTTASKSREPLY_COUNT']._serialized_end=2096
+  _globals['_WATCHREQUEST']._serialized_start=2098
+  _globals['_WATCHREQUEST']._serialized_end=2162
+  _globals['_WATCHEVENTS']._serialized_start=2164
+  _globals['_WATCHEVENTS']._serialized_end=2212
+  _globals['_GETPICTUREREQUEST']._serialized_start=2214
+  _globals['_GETPICTUREREQUEST']._serialized_end=2250
+  _globals['_PICTURECHUNK']._serialized_start=2252
+  _globals['_PICTURECHUNK']._serialized_end=2280
+  _globals['_CANCELTASKREQUEST']._serialized_start=2282
+  _globals['_CANCELTASKREQUEST']._serialized_end=2318
+  _globals['_GETSTATSREQUEST']._serialized_start=2320
+  _globals['_GETSTATSREQUEST']._serialized_end=2337
+  _globals['_GETSTATSREPLY']._serialized_start=2340
+  _globals['_GETSTATSREPLY']._serialized_end=2641
+  _globals['_GETSTATSREPLY_LINE']._serialized_start=2579
+  _globals['_GETSTATSREPLY_LINE']._serialized_end=2615
+  _globals['_RETRYTASKREQUEST']._serialized_start=2643
+  _globals['_RETRYTASKREQUEST']._serialized_end=2678
+  _globals['_ABANDONDELIVERYREQUEST']._serialized_start=2680
+  _globals['_ABANDONDELIVERYREQUEST']._serialized_end=2721
+  _globals['_LISTMODELSREQUEST']._serialized_start=2723
+  _globals['_LISTMODELSREQUEST']._serialized_end=2742
+  _globals['_LISTMODELSREPLY']._serialized_start=2745
+  _globals['_LISTMODELSREPLY']._serialized_end=2892
+  _globals['_LISTMODELSREPLY_MODEL']._serialized_start=2817
+  _globals['_LISTMODELSREPLY_MODEL']._serialized_end=2892
+  _globals['_TASKMANAGER']._serialized_start=3131
+  _globals['_TASKMANAGER']._serialized_end=4077
 # @@protoc_insertion_point(module_scope)

@@ -11,9 +11,12 @@ from pydantic import BaseModel, Field
 from edgesched import rest
 from edgesched.domain.device import DeviceId
 from edgesched.errors import InvalidInput
+from gateway.api.commands import to_do
+from gateway.commands import Commands
 from gateway.fleet import Fleet
 from gateway.registry import Registry
 from gateway.routes import Route, json_reply, query_of
+from gateway.worker_logs import WorkerLogs
 
 NOT_KNOWN = {404: "no such device; the detail names the nearest one"}
 
@@ -29,9 +32,11 @@ class LeaveQuery(BaseModel):
 
 
 class Devices:
-    def __init__(self, registry: Registry, fleet: Fleet) -> None:
+    def __init__(self, registry: Registry, fleet: Fleet, commands: Commands, logs: WorkerLogs) -> None:
         self._registry = registry
         self._fleet = fleet
+        self._commands = commands
+        self._logs = logs
 
     def routes(self) -> Sequence[Route]:
         one = "/devices/{device_id}"
@@ -125,8 +130,12 @@ class Devices:
         return json_reply(rest.REGISTRATION_REPLY.dump(reply))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
-        self._registry.heartbeat(_device_id(request), rest.HEARTBEAT.parse(await request.read()))
-        reply = rest.HeartbeatReply(heartbeat_interval_ms=self._registry.heartbeat_interval_ms)
+        device_id = _device_id(request)
+        self._registry.heartbeat(device_id, rest.HEARTBEAT.parse(await request.read()))
+        reply = rest.HeartbeatReply(
+            heartbeat_interval_ms=self._registry.heartbeat_interval_ms,
+            commands=to_do(self._commands.open_for(device_id)),
+        )
         return json_reply(rest.HEARTBEAT_REPLY.dump(reply))
 
     async def leave(self, request: web.Request) -> web.Response:
@@ -137,6 +146,7 @@ class Devices:
             raise InvalidInput("boot_id is missing: say which start of the agent leaves (GET /devices shows it)")
         else:
             await self._fleet.forget(device_id)
+            self._logs.forget(device_id)
         return web.Response(status=204)
 
     async def label(self, request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from edgesched import rest
 from edgesched.domain.detection import text_lines
+from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import LABELLED_STATES, State
 from edgesched.domain.task import Task, TaskDetails, TaskFilter, TaskId
 from edgesched.errors import Conflict, NotKnown
@@ -33,6 +34,7 @@ class TaskQuery(BaseModel):
     state: State | None = None
     model: Annotated[str | None, Field(max_length=64)] = None
     client_id: Annotated[str | None, Field(max_length=128)] = None
+    device_id: Annotated[DeviceId | None, Field(max_length=64, description="that it was sent to last")] = None
     limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE)] = DEFAULT_PAGE
     cursor: Annotated[int | None, Field(ge=0, le=LARGEST_NUMBER, description="next_cursor of the page before")] = None
 
@@ -130,7 +132,7 @@ class Tasks:
 
     async def list(self, request: web.Request) -> web.Response:
         query = query_of(request, TaskQuery)
-        filter_ = TaskFilter(state=query.state, model=query.model, client_id=query.client_id)
+        filter_ = TaskFilter(state=query.state, model=query.model, client_id=query.client_id, device_id=query.device_id)
         return json_reply(rest.TASK_PAGE.dump(await self._tasks.list(filter_, limit=query.limit, cursor=query.cursor)))
 
     async def counts(self, request: web.Request) -> web.Response:

@@ -4,8 +4,9 @@ const BASE = "api/v1/";
 const TIMEOUT_MS = 20_000;
 
 /** The parsed answer. Throws an Error whose message is the problem's detail. */
-export async function call(path, { method = "GET", body, timeoutMs = TIMEOUT_MS } = {}) {
-  const reply = await fetch(BASE + path, { method, body, signal: AbortSignal.timeout(timeoutMs) });
+export async function call(path, { method = "GET", body, timeoutMs = TIMEOUT_MS, signal } = {}) {
+  const limit = AbortSignal.timeout(timeoutMs);
+  const reply = await fetch(BASE + path, { method, body, signal: signal ? AbortSignal.any([signal, limit]) : limit });
   const isJson = (reply.headers.get("Content-Type") || "").includes("json");
   const answer = isJson ? await reply.json() : await reply.text();
   if (!reply.ok) {

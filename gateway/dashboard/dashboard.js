@@ -3,6 +3,7 @@
 import { follow } from "./api.js";
 import { addPoint, drawCharts, newestPoint, setPoints } from "./charts.js";
 import { drawDetailAgain, noteTasks, startDetail } from "./detail.js";
+import { drawDeviceAgain, noteDevices, startDevice } from "./device.js";
 import { byId, el, perFrame, setData, setText, show } from "./dom.js";
 import { changeDevices, deviceCount, drawFleetAgain, fleetListeners, readyCount, setDevices, startFleet, total } from "./fleet.js";
 import { duration, otherLanguage, plain, setLanguage, STRINGS, t, translatePage, UNKNOWN } from "./strings.js";
@@ -51,13 +52,17 @@ const news = {
   hello({ counts, devices, activity }) {
     say("live", counts ? null : ["away", { reason: "" }]);
     setDevices(devices);
+    noteDevices(devices);
     setPoints(activity);
     setCounts(counts);
     readTasks();
     readModels();
     drawTiles();
   },
-  devices: ({ devices, gone }) => changeDevices(devices, gone),
+  devices({ devices, gone }) {
+    changeDevices(devices, gone);
+    noteDevices(devices);
+  },
   tasks({ tasks }) {
     if (banner?.[0] === "away") readModels();
     say("live", null);
@@ -86,6 +91,7 @@ function translate() {
   drawCharts();
   drawTasksAgain();
   drawDetailAgain();
+  drawDeviceAgain();
 }
 
 byId("language").addEventListener("click", () => {
@@ -95,6 +101,7 @@ byId("language").addEventListener("click", () => {
 fleetListeners.push(drawTiles);
 countsListeners.push(drawTiles);
 startDetail();
+startDevice();
 startFleet();
 startTasks();
 startUpload();

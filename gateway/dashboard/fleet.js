@@ -1,11 +1,13 @@
 // One card per device, made once and then changed in place: 200 boards that report every second stay smooth.
 
 import { part, post } from "./api.js";
+import { openDevice } from "./device.js";
 import { byId, el, perFrame, setData, setText, show, toast } from "./dom.js";
 import { duration, percent, plain, t, UNKNOWN, withUnit } from "./strings.js";
 
 const FILTER_FROM = 9; // devices: fewer are seen at a glance
 const WARM_C = 75;
+const FRAME_MS = 6; // of a frame's 16 for cards that have changed; where 200 change at once, that takes some frames
 
 const cards = new Map(); // device id -> {entry, heardAt, node, parts}
 const changed = new Set();
@@ -13,6 +15,7 @@ const sorter = new Intl.Collator("en", { numeric: true });
 
 export const fleetListeners = [];
 export const readyCount = () => [...cards.values()].filter((card) => card.entry.device.state === "ready").length;
+export const entryOf = (id) => cards.get(id)?.entry;
 export const deviceCount = () => cards.size;
 
 /** The sum over all devices; null if none of them knows. */
@@ -53,20 +56,26 @@ export function drawFleetAgain() {
 }
 
 const draw = perFrame(() => {
+  const until = performance.now() + FRAME_MS;
   let isNew = false;
   for (const id of changed) {
     const card = cards.get(id);
     if (!card.node) {
       Object.assign(card, makeCard(id));
       isNew = true;
+    } else if (performance.now() > until) {
+      draw(); // the rest in the next frame
+      break;
     }
     fill(card);
+    changed.delete(id);
   }
-  changed.clear();
   if (isNew) {
     const inOrder = [...cards.keys()].sort(sorter.compare);
     byId("cards").append(...inOrder.map((id) => cards.get(id).node).filter(Boolean));
+    byId("device-ids").replaceChildren(...inOrder.map((id) => el("option", { value: id })));
   }
+  if (changed.size) return;
   drawFrame();
   for (const listener of fleetListeners) listener();
 });
@@ -96,7 +105,9 @@ function makeCard(id) {
   const make = (name, tag, className) => (parts[name] = el(tag, { className }));
   const node = el("article", { className: "card", "aria-label": id });
   node.dataset.device = id;
-  const head = el("div", { className: "head" }, el("span", { className: "dot" }), el("h3", { textContent: id, title: id }));
+  const name = el("button", { type: "button", className: "open", textContent: id, title: t("openDevice") });
+  name.addEventListener("click", () => openDevice(id));
+  const head = el("div", { className: "head" }, el("span", { className: "dot" }), el("h3", { title: id }, name));
   head.append(make("type", "span", "badge"), make("emulated", "span", "badge outline"), make("simulated", "span", "badge warn"));
   const meters = el("div", { className: "meters" });
   for (const name of ["cpu", "memory", "xpu", "window"]) {
@@ -150,7 +161,8 @@ function fill({ entry, node, parts, heardAt }) {
   show(parts.drain, !device.is_draining);
 }
 
-function standing(entry) {
+/** [tone, words] */
+export function standing(entry) {
   const { device } = entry;
   if (device.state === "silent") return ["bad", t("silent")];
   if (device.state === "unhealthy") return ["bad", `${t("unhealthy")}: ${device.unhealthy_reason ?? ""}`];

@@ -8,6 +8,19 @@ const STATES_ZH = {
   queued: "排队中", dispatched: "已发往设备", running: "设备处理中", done: "已标注", delivered: "已交付",
   failed: "失败", expired: "已过期", cancelled: "已取消",
 };
+const WORKERS_EN = {
+  starting: "starting", ready: "ready", busy: "busy", stopping: "stopping", restarting: "restarting", stopped: "stopped", down: "down",
+};
+const WORKERS_ZH = {
+  starting: "启动中", ready: "就绪", busy: "工作中", stopping: "停止中", restarting: "重启中", stopped: "已停止", down: "已放弃",
+};
+const COMMANDS_EN = {
+  pending: "waiting for the board", delivered: "the board is at it", done: "done", failed: "failed", expired: "expired", superseded: "replaced",
+};
+const COMMANDS_ZH = {
+  pending: "等待设备领取", delivered: "设备执行中", done: "完成", failed: "失败", expired: "已过期", superseded: "已被取代",
+};
+const named = (prefix, words) => Object.fromEntries(Object.entries(words).map(([key, text]) => [prefix + key, text]));
 
 export const STRINGS = {
   en: {
@@ -32,13 +45,18 @@ export const STRINGS = {
     queue: "Tasks by state", byModel: "Queue by model", noQueue: "Nothing waits.", deadLetters: "Dead letters", replayAll: "Replay all shown", replay: "Replay",
     noDead: "None. A picture that no board can label ends here, with the cause of every attempt.", replayed: "{n} queued again",
     recent: "Recent tasks", state: "State", allStates: "all", file: "File", device: "Device", size: "Size", took: "Took", changed: "Changed",
-    findTask: "Task id", noTasks: "No tasks. Drop a picture above, or send some from a terminal:", close: "Close",
+    findTask: "Task id", noTaskFits: "No task fits.", behind: "waiting behind them", noTasks: "No tasks. Drop a picture above, or send some from a terminal:", close: "Close",
     task: "Task {id}", picture: "Picture", pictureGone: "The picture was let go.", labels: "Labels", noLabelsYet: "No labels yet.", nothingFound: "The model found nothing in it.",
     timeline: "Its life", attempts: "Attempts", noAttempts: "It was not sent to a board yet.", attempt: "Attempt {n} on {device}", why: "Why this device: {reason}",
     waited: "Queued", transfer: "Transferred", boardQueue: "Waited on the board", decode: "Decoded", preprocess: "Prepared", infer: "Inferred", postprocess: "Boxes read",
     way: "The rest: network and ledger", delivery: "Delivered", won: "labels taken", open: "still open", cancel: "Cancel", abandon: "Give up delivery",
     client: "Client", receiver: "Receiver", noReceiver: "none: labels are read here", created: "Accepted", error: "Last error", confidence: "{label} {percent}",
-    ...Object.fromEntries(Object.entries(STATES_EN).map(([key, text]) => [`state_${key}`, text])),
+    openDevice: "Workers and logs", kind: "Type", address: "Address", models: "Models", labelsOf: "Labels", leftOut: "Not loaded", allWorkers: "all workers", allOf: "all workers of {device}",
+    start: "Start", stop: "Stop", restart: "Restart", kill: "Kill", startHint: "Start what is stopped", stopHint: "Stop after the task in hand; it stays stopped until it is started", restartHint: "Stop after the task in hand, then start again", killHint: "End it at once; the picture in hand goes elsewhere, and it stays ended until it is started",
+    stopSure: "Stop {whom}? It gets no work until it is started again.", killSure: "Kill {whom} at once? The picture in hand goes elsewhere, and it stays ended until it is started again.",
+    process: "process", currentTask: "task", noProcess: "no process", restarts: "restarts: {n}", exitCodes: "exit codes:", signal: "signal {n}", noWorkers: "The board has not told of its workers yet.", told_before: "What was told lately",
+    log: "Log", logOf: "of", follow: "Follow", noLog: "Nothing was written yet.",
+    ...named("state_", STATES_EN), ...named("worker_", WORKERS_EN), ...named("command_", COMMANDS_EN),
   },
   zh: {
     languageName: "中文", skip: "跳到设备", api: "接口", metrics: "指标", now: "现状",
@@ -62,13 +80,18 @@ export const STRINGS = {
     queue: "各状态的任务", byModel: "各模型的队列", noQueue: "没有等待的任务。", deadLetters: "死信", replayAll: "全部重放", replay: "重放",
     noDead: "没有。哪块板子都标不了的图片会留在这里，并附上每次尝试的原因。", replayed: "{n} 个任务重新排队",
     recent: "最近的任务", state: "状态", allStates: "全部", file: "文件", device: "设备", size: "大小", took: "用时", changed: "变化",
-    findTask: "任务编号", noTasks: "没有任务。把图片拖到上面，或在终端里发送：", close: "关闭",
+    findTask: "任务编号", noTaskFits: "没有符合条件的任务。", behind: "排在其后的", noTasks: "没有任务。把图片拖到上面，或在终端里发送：", close: "关闭",
     task: "任务 {id}", picture: "图片", pictureGone: "图片已清理。", labels: "标签", noLabelsYet: "还没有标签。", nothingFound: "模型在图中没有找到任何东西。",
     timeline: "任务的一生", attempts: "尝试", noAttempts: "还没有发给任何设备。", attempt: "第 {n} 次尝试，{device}", why: "选它的原因：{reason}",
     waited: "排队", transfer: "传输", boardQueue: "在板上等待", decode: "解码", preprocess: "预处理", infer: "推理", postprocess: "解析框",
     way: "其余：网络与账本", delivery: "交付", won: "采用了它的标签", open: "未结束", cancel: "取消", abandon: "放弃交付",
     client: "客户端", receiver: "接收方", noReceiver: "无：在这里看标签", created: "接收时间", error: "最近的错误", confidence: "{label} {percent}",
-    ...Object.fromEntries(Object.entries(STATES_ZH).map(([key, text]) => [`state_${key}`, text])),
+    openDevice: "工作进程与日志", kind: "类型", address: "地址", models: "模型", labelsOf: "标签", leftOut: "未加载", allWorkers: "全部工作进程", allOf: "{device} 的全部工作进程",
+    start: "启动", stop: "停止", restart: "重启", kill: "强制结束", startHint: "启动已停止的进程", stopHint: "做完手头的任务后停止；再次启动前不会工作", restartHint: "做完手头的任务后重新启动", killHint: "立即结束；手头的图片交给别处，再次启动前不会工作",
+    stopSure: "停止{whom}？再次启动之前不会接到任务。", killSure: "立即结束{whom}？手头的图片交给别处，再次启动之前不会工作。",
+    process: "进程", currentTask: "任务", noProcess: "没有进程", restarts: "重启 {n} 次", exitCodes: "退出码：", signal: "信号 {n}", noWorkers: "设备还没有报告工作进程。", told_before: "最近的指令",
+    log: "日志", logOf: "来源", follow: "跟随", noLog: "还没有内容。",
+    ...named("state_", STATES_ZH), ...named("worker_", WORKERS_ZH), ...named("command_", COMMANDS_ZH),
   },
 };
 
@@ -88,6 +111,9 @@ export function setLanguage(name) {
   language = name;
   localStorage.setItem(KEPT_AS, name);
 }
+
+/** The word for what a board or the gateway calls `name`; as it is, if they are newer than this page. */
+export const word = (kind, name) => STRINGS[language][`${kind}_${name}`] ?? name;
 
 /** The words behind a key. */
 export function t(key, values = {}) {

@@ -18,6 +18,7 @@ const LOOK_EVERY_MS = 2000;
 const tasks = new Map(); // id -> task; the newest SHOWN that fit the chosen state
 const rows = new Map(); // id -> {node, cells, revision}
 let counts = null;
+let queue = {}; // model -> tasks that may be sent next
 let deadSeen = -1;
 let isDeadAsked = false;
 let candidate = null; // the newest labelled task that the gallery does not show
@@ -25,15 +26,16 @@ let candidate = null; // the newest labelled task that the gallery does not show
 export const countsListeners = [];
 export const countOf = (state) => counts?.[state] ?? null;
 
-const fits = (task) => !byId("task-state").value || byId("task-state").value === task.state;
+const wanted = (name) => byId(name).value.trim();
+const fits = (task) => (!wanted("task-state") || wanted("task-state") === task.state) && (!wanted("task-device") || wanted("task-device") === task.device_id);
 
 // --- counts ---
 
 export function setCounts(newCounts) {
-  counts = newCounts;
+  counts = newCounts?.states ?? null;
+  queue = newCounts?.queue ?? {};
   drawCounts();
   if (counts && counts.failed !== deadSeen) readDead();
-  if (counts && !counts.queued) drawQueue([]);
 }
 
 const drawCounts = perFrame(() => {
@@ -54,38 +56,35 @@ const drawCounts = perFrame(() => {
     setText(button.firstChild, counts ? String(counts[button.dataset.state]) : UNKNOWN);
     setText(button.lastChild, t(`state_${button.dataset.state}`));
   }
+  drawQueue();
   for (const listener of countsListeners) listener();
 });
 
-/** The queue by model is a metric: asked for only while something waits and somebody looks. */
-async function readQueue() {
-  if (!counts?.queued || document.hidden) return;
-  try {
-    const found = (await call("metrics")).matchAll(/^edgesched_queue_depth\{model="([^"]+)"\} (\S+)$/gm);
-    drawQueue([...found].map(([, model, count]) => [model, Number(count)]));
-  } catch {
-    // it says by itself that the gateway is away
-  }
-}
-
-function drawQueue(lines) {
+function drawQueue() {
+  const lines = Object.entries(queue).sort(([a], [b]) => (a < b ? -1 : 1));
+  const behind = (counts?.queued ?? 0) - lines.reduce((sum, [, count]) => sum + count, 0);
+  if (behind > 0 && lines.length) lines.push([t("behind"), behind]);
   const most = Math.max(1, ...lines.map(([, count]) => count));
-  const bars = lines.map(([model, count]) => {
-    const fill = el("span", { className: "fill" });
-    fill.style.width = `${(count / most) * 100}%`;
-    return el("div", { className: "meter" }, el("span", { textContent: model }), el("span", { className: "track" }, fill), el("b", { textContent: String(count) }));
+  const host = byId("by-model");
+  while (host.children.length > lines.length) host.lastChild.remove();
+  while (host.children.length < lines.length) host.append(el("div", { className: "meter" }, el("span"), el("span", { className: "track" }, el("span", { className: "fill" })), el("b")));
+  lines.forEach(([model, count], at) => {
+    const [name, track, value] = host.children[at].children;
+    setText(name, model);
+    name.title = model;
+    track.firstChild.style.width = `${(count / most) * 100}%`;
+    setText(value, String(count));
   });
-  byId("by-model").replaceChildren(...bars);
-  show(byId("no-queue"), !counts?.queued);
+  show(byId("no-queue"), counts !== null && !counts.queued);
 }
 
 // --- recent tasks ---
 
 export async function readTasks() {
-  const state = byId("task-state").value;
+  const [state, device] = [wanted("task-state"), wanted("task-device")];
   try {
-    const page = await call(`tasks?limit=${SHOWN}${state ? `&state=${state}` : ""}`);
-    if (state !== byId("task-state").value) return; // another one was chosen meanwhile
+    const page = await call(`tasks?limit=${SHOWN}${state && `&state=${state}`}${device && `&device_id=${part(device)}`}`);
+    if (state !== wanted("task-state") || device !== wanted("task-device")) return; // another one was chosen meanwhile
     tasks.clear();
     for (const task of page.tasks) tasks.set(task.task_id, task);
     drawTasks();
@@ -126,7 +125,9 @@ const drawTasks = perFrame(() => {
     if (row.revision !== task.revision) fillRow(row, task);
     if (body.children[at] !== row.node) body.insertBefore(row.node, body.children[at] ?? null);
   });
-  show(byId("no-tasks"), !inOrder.length && !byId("task-state").value);
+  const isFiltered = Boolean(wanted("task-state") || wanted("task-device"));
+  show(byId("no-tasks"), !inOrder.length && !isFiltered);
+  show(byId("no-task-fits"), !inOrder.length && isFiltered);
 });
 
 function makeRow(task) {
@@ -246,11 +247,11 @@ export function drawTasksAgain() {
 export function startTasks() {
   drawTasksAgain();
   byId("task-state").addEventListener("change", readTasks);
+  byId("task-device").addEventListener("change", readTasks);
   byId("find").addEventListener("submit", (event) => {
     event.preventDefault();
     const id = byId("find-id").value.trim();
     if (id) openTask(id);
   });
   setInterval(refreshGallery, GALLERY_EVERY_MS);
-  setInterval(readQueue, LOOK_EVERY_MS);
 }

@@ -619,6 +619,9 @@ async def test_a_list_can_be_narrowed(ledger: Ledger) -> None:
     page = await ledger.list(TaskFilter(state=S.DONE, model="faces", client_id="b"), limit=9, cursor=None)
     assert page.tasks == (wanted,)
     assert (await ledger.list(TaskFilter(client_id="\ud800"), limit=9, cursor=None)).tasks == ()
+    on_board = await ledger.list(TaskFilter(device_id=page.tasks[0].device_id), limit=9, cursor=None)
+    assert [task.state for task in on_board.tasks] == [S.DONE] * 3
+    assert (await ledger.list(TaskFilter(device_id=DeviceId("another")), limit=9, cursor=None)).tasks == ()
 
 
 async def test_counts_and_open_bytes_follow_every_change(ledger: Ledger) -> None:

@@ -1,6 +1,6 @@
 """The dashboard in a real browser: Debian's Chromium, driven by Playwright.
 
-`apt-get install chromium` gives the browser; without it these tests are skipped.
+`make test` installs the browser where it may; without one these tests are skipped.
 """
 
 from __future__ import annotations
@@ -206,6 +206,94 @@ async def test_200_boards_change_in_place_and_can_be_filtered(gateway: GatewayUn
         await says(page, "#no-match", "No device matches")
 
 
+# -- the workers of a board
+
+WORKERS = [
+    {"name": "rk-1-0", "pid": 4711, "state": "busy", "current_task": "0190aa", "restarts": 0},
+    {"name": "rk-1-1", "pid": None, "state": "stopped", "restarts": 3, "last_exit_code": -11},
+]
+
+
+def shipment(*texts: str, after: int = 0, worker: str = "rk-1-0") -> dict[str, Any]:
+    lines = [{"number": after + at + 1, "age_ms": 0, "source": "output", "text": text} for at, text in enumerate(texts)]
+    return {"boot_id": "boot-1", "logs": [{"worker": worker, "after": after, "lines": lines}]}
+
+
+@pytest.fixture
+async def board(gateway: GatewayUnderTest) -> AsyncIterator[GatewayUnderTest]:
+    async with agent_port() as port:
+        await gateway.register("rk-1", port, labels={"room": "lab"})
+        await gateway.heartbeat("rk-1", workers=WORKERS)
+        yield gateway
+
+
+async def test_the_workers_of_a_board_are_seen_and_told_what_to_do(board: GatewayUnderTest, page: Page) -> None:
+    await opened(page, board.url)
+    await page.focus('[data-device="rk-1"] h3 button')
+    await page.keyboard.press("Enter")
+    await says(page, "#device-facts", "room=lab")
+    for text in ("busy", "4711", "0190aa"):
+        await says(page, '[data-worker="rk-1-0"]', text)
+    for text in ("stopped", "restarts: 3", "-11 (SIGSEGV)"):
+        await says(page, '[data-worker="rk-1-1"]', text)
+    async with page.expect_response("**/workers/rk-1-1/command"):
+        await page.click("[data-worker='rk-1-1'] button:text-is('Start')")
+    await says(page, "#commands", "waiting for the board")
+    (start,) = board.parts.commands.open_for(DeviceId("rk-1"))
+    assert (start.verb, start.worker) == ("start", "rk-1-1")
+    ending = {"boot_id": "boot-1", "succeeded": False, "detail": EVIL}
+    await board.call("POST", f"/devices/rk-1/commands/{start.command_id}", ending)
+    await says(page, "#commands", EVIL)
+    await board.heartbeat("rk-1", workers=[{**WORKERS[1], "state": "ready", "pid": 5}])
+    await says(page, '[data-worker="rk-1-1"]', "ready")
+    await playwright_api.expect(page.locator("#workers li")).to_have_count(1, timeout=WAIT_MS)
+    assert await page.evaluate("window.wasRun") is None
+    await page.keyboard.press("Escape")
+    assert await page.evaluate("document.activeElement.textContent") == "rk-1"
+
+
+@pytest.mark.parametrize("is_sure", [True, False])
+async def test_a_kill_is_asked_back_first(board: GatewayUnderTest, page: Page, is_sure: bool) -> None:
+    asked: list[str] = []
+
+    async def answer(dialog: Any) -> None:
+        asked.append(dialog.message)
+        await (dialog.accept() if is_sure else dialog.dismiss())
+
+    page.on("dialog", answer)
+    await opened(page, board.url)
+    await page.click('[data-device="rk-1"] h3 button')
+    await page.click("#all-kill")
+    if is_sure:
+        await says(page, "#commands", "Kill · all workers")
+    (question,) = asked
+    assert question.startswith("Kill all workers of rk-1 at once?")
+    assert len(board.parts.commands.open_for(DeviceId("rk-1"))) == int(is_sure)
+
+
+async def test_what_workers_write_is_followed_also_when_their_board_has_died(
+    board: GatewayUnderTest, page: Page
+) -> None:
+    await board.call("POST", "/devices/rk-1/logs", shipment("loaded", EVIL))
+    await opened(page, board.url)
+    await page.click('[data-device="rk-1"] h3 button')
+    await says(page, "#log", EVIL)
+    await board.call("POST", "/devices/rk-1/logs", shipment("second", after=2))
+    await board.call("POST", "/devices/rk-1/logs", shipment("other", worker="rk-1-1"))
+    await says(page, "#log", "other")
+    await page.select_option("#log-of", "rk-1-0")
+    await says(page, "#log", "second")
+    assert "other" not in await page.inner_text("#log")
+    await board.call("POST", "/devices/rk-1/logs", shipment("third", after=3))
+    await says(page, "#log", "third")
+    board.clock.now_ms += 60_000
+    await says(page, "#device-state", "silent")
+    await page.keyboard.press("Escape")
+    await page.click('[data-device="rk-1"] h3 button')
+    await says(page, "#log", "third")
+    assert await page.evaluate("window.wasRun") is None
+
+
 # -- tasks
 
 
@@ -238,6 +326,35 @@ async def test_a_dead_letter_is_replayed(gateway: GatewayUnderTest, page: Page) 
     async with page.expect_response("**/retry"):
         await page.click("#detail button:text-is('Replay')")
     assert gateway.tasks.told == [("retry", TaskId("0190aa"))]
+
+
+async def test_dead_letters_are_replayed_from_their_panel(gateway: GatewayUnderTest, page: Page) -> None:
+    dead = details_of(State.FAILED, last_error="worker_error: it broke")
+    other = details_of(State.FAILED, task_id=TaskId("0190bb"), file_name="b.jpg", seq=2)
+    gateway.tasks.details = {d.task.task_id: d for d in (dead, other)}
+    await opened(page, gateway.url)
+    await says(page, "#dead", "worker_error: it broke")
+    await page.click("#dead li:has-text('b.jpg') button:text-is('Replay')")
+    await says(page, "#toast", "1 queued again")
+    await page.click("#replay-all")
+    await says(page, "#toast", "2 queued again")
+    assert [task_id for _, task_id in gateway.tasks.told] == ["0190bb", "0190aa", "0190bb"]
+    gateway.tasks.details = {}
+    gateway.tasks.news.put_nowait(replace(dead.task, state=State.QUEUED, revision=10))
+    await playwright_api.expect(page.locator("#no-dead")).to_be_visible(timeout=WAIT_MS)
+
+
+async def test_tasks_are_listed_by_device(gateway: GatewayUnderTest, page: Page) -> None:
+    await opened(page, gateway.url)
+    await page.fill("#task-device", "orin-1")
+    async with page.expect_response("**/tasks?**device_id=orin-1"):
+        await page.press("#task-device", "Enter")
+    await says(page, "#no-task-fits", "No task fits")
+    task = details_of(State.DONE).task
+    gateway.tasks.news.put_nowait(replace(task, task_id=TaskId("x"), file_name="x.jpg", device_id=DeviceId("rk-1")))
+    gateway.tasks.news.put_nowait(task)
+    await says(page, "#tasks", "a.jpg")
+    assert "x.jpg" not in await page.inner_text("#tasks")
 
 
 async def test_a_task_that_changes_is_shown_without_asking(gateway: GatewayUnderTest, page: Page) -> None:
@@ -298,6 +415,11 @@ async def test_a_phone_scrolls_down_and_never_sideways(gateway: GatewayUnderTest
         await page.click("#tasks button.open")
         await says(page, ".labels", "ring")
         assert await page.evaluate("(() => { const d = detail; return d.scrollWidth <= d.clientWidth })()")
+        await page.keyboard.press("Escape")
+        await gateway.heartbeat("a" * 64, workers=[{**WORKERS[1], "name": "a" * 64 + "-0"}])
+        await page.click(".card h3 button")
+        await says(page, "#workers", "SIGSEGV")
+        assert await page.evaluate("(() => { const d = device; return d.scrollWidth <= d.clientWidth })()")
     colours = await page.evaluate(
         "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
     )

@@ -370,7 +370,7 @@ async def test_the_front_page_lists_routes_for_people_and_programs(gateway: Gate
 async def test_every_listed_route_exists_under_both_names(gateway: GatewayUnderTest) -> None:
     for route in (await gateway.call("GET", "/")).body["routes"]:
         for path in (route["path"], route["alias"]):
-            address = gateway.url + path.format(device_id="x", task_id="x", name="x")
+            address = gateway.url + path.format(device_id="x", task_id="x", name="x", worker="x", command_id="x")
             async with gateway.session.request(route["method"], address) as response:
                 assert response.status != 405
                 assert response.status != 404 or "there is nothing at" not in await response.text()

@@ -44,7 +44,7 @@ async def test_an_agent_registers_reports_and_leaves(gateway: GatewayUnderTest, 
     gateway.clock.now_ms += 500
     report: dict[str, Any] = {"telemetry": {"cpu_used_fraction": 0.25}, "outbox_count": 3, "simulated": ["bandwidth"]}
     answer = await gateway.heartbeat("rk-1", **report)
-    assert (answer.status, answer.body) == (200, {"heartbeat_interval_ms": 2_000})
+    assert (answer.status, answer.body) == (200, {"heartbeat_interval_ms": 2_000, "commands": []})
 
     answer = await gateway.call("GET", "/api/v1/devices/rk-1")
     device = answer.body["device"]

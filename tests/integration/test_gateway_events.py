@@ -73,7 +73,9 @@ async def test_a_reader_first_learns_what_there_is(gateway: GatewayUnderTest) ->
         await gateway.register("rk-1", port)
         async with listening_to(gateway) as listener:
             hello = await listener.next("hello")
-    assert (hello["counts"]["queued"], hello["counts"]["failed"]) == (2, 0)
+    assert hello["counts"]["queue"] == {"shapes": 2}
+    states = hello["counts"]["states"]
+    assert (states["queued"], states["failed"]) == (2, 0)
     assert [entry["device"]["device_id"] for entry in hello["devices"]] == ["rk-1"]
 
 
@@ -101,7 +103,7 @@ async def test_tasks_come_in_their_newest_state_and_the_counts_follow(gateway: G
         news = await listener.next("tasks")
         assert [(task["task_id"], task["state"]) for task in news["tasks"]] == [(TASK.task_id, "done")]
         assert news["omitted"] == 0
-        assert (await listener.next("counts"))["done"] == 5
+        assert (await listener.next("counts"))["states"]["done"] == 5
 
 
 async def test_more_than_anybody_reads_is_counted_not_sent(gateway: GatewayUnderTest) -> None:

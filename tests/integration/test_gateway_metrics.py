@@ -69,13 +69,15 @@ async def test_what_is_not_known_has_no_sample(gateway: GatewayUnderTest) -> Non
 
 
 async def test_placement_tells_latencies_per_stage_and_outcomes_per_device(gateway: GatewayUnderTest) -> None:
-    done = finished("rk-1", service_ms=30.0, transfer_ms=None, total_ms=45.0)
+    done = finished("rk-1", service_ms=30.0, transfer_ms=None, total_ms=45.0, waited_ms=200.0, infer_ms=20.0)
     await gateway.parts.placement.place(request(task(), finished=[done, finished("rk-1", succeeded=False)]))
     samples = await scraped(gateway)
     count = samples["edgesched_stage_seconds_count"]
     assert count[("model", "shapes"), ("stage", "total")] == 1.0
     assert (("model", "shapes"), ("stage", "transfer")) not in count
     assert samples["edgesched_stage_seconds_sum"][("model", "shapes"), ("stage", "service")] == pytest.approx(0.03)
+    for stage, seconds in (("queue", 0.2), ("infer", 0.02)):
+        assert samples["edgesched_stage_seconds_sum"][("model", "shapes"), ("stage", stage)] == pytest.approx(seconds)
     attempts = samples["edgesched_attempts_total"]
     assert attempts[("device_id", "rk-1"), ("model", "shapes"), ("outcome", "labelled")] == 1.0
     assert attempts[("device_id", "rk-1"), ("model", "shapes"), ("outcome", "failed")] == 1.0

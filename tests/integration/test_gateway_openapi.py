@@ -22,6 +22,8 @@ EXAMPLES = 50
 """Per operation. Enough for every kind of value in every place; the whole test stays under twenty seconds."""
 
 STREAMS = frozenset({f"{API_PREFIX}/events"})
+PATIENCE = frozenset({"wait_ms"})
+"""How long an answer may take; the fuzz has none."""
 
 
 @pytest.fixture
@@ -146,7 +148,8 @@ def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[
 def requests(path: str, operation: Mapping[str, Any], definitions: Mapping[str, Any]) -> st.SearchStrategy[Any]:
     parameters = operation["parameters"]
     in_path = {p["name"]: TEXT.filter(bool) for p in parameters if p["in"] == "path"}
-    in_query = {p["name"]: fitting(p["schema"], definitions).map(str) for p in parameters if p["in"] == "query"}
+    queries = [p for p in parameters if p["in"] == "query" and p["name"] not in PATIENCE]
+    in_query = {p["name"]: fitting(p["schema"], definitions).map(str) for p in queries}
     content = operation.get("requestBody", {}).get("content", {})
     body: st.SearchStrategy[bytes] = st.just(b"") | st.binary(max_size=50)
     media = next(iter(content), "application/json")

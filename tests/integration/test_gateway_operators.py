@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgesched.errors import StartupError
+from gateway.state import STEPS
 from tests.support.fleets import finished, request, task
 from tests.support.gateways import (
     HEARTBEAT_TIMEOUT_MS,
@@ -246,3 +249,15 @@ async def test_a_file_that_is_no_state_of_ours_is_refused_with_its_name(tmp_path
     with pytest.raises(StartupError, match=r"gateway\.sqlite3 cannot be used"):
         async with gateway_parts(ManualClock(), gateway_state_path=state):
             pass
+
+
+async def test_a_state_file_of_the_version_before_is_taken_over(port: int, tmp_path: Path) -> None:
+    state = tmp_path / "gateway.sqlite3"
+    with contextlib.closing(sqlite3.connect(state)) as connection:
+        connection.executescript(f"{STEPS[0]} PRAGMA user_version = 1;")
+        connection.execute("INSERT INTO wish VALUES ('rk-1', 1, 0, '{}')")
+        connection.commit()
+    async with gateway_under_test(gateway_state_path=state) as gateway:
+        await gateway.register("rk-1", port)
+        assert (await device(gateway))["device"]["is_cordoned"] is True
+        assert (await gateway.call("POST", "/devices/rk-1/command", {"command": "stop"})).status == 202

@@ -78,7 +78,8 @@ class CannedTasks:
 
     async def counts(self) -> TaskCounts:
         self._check()
-        return {State.QUEUED: 2, State.DONE: 5}
+        failed = sum(details.task.state is State.FAILED for details in self.details.values())
+        return {State.QUEUED: 2, State.DONE: 5} | ({State.FAILED: failed} if failed else {})
 
     async def stats(self) -> TaskStats:
         return TaskStats(

@@ -65,6 +65,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "gateway.metrics": COMMON | {"edgesched.ports", "aiohttp", "prometheus_client"},
     "gateway.remote_tasks": COMMON | {"edgesched.ports", "edgesched.wire", "edgesched.v1", "grpc"},
     "agents": AGENT,
+    "agents.metrics": AGENT | {"agents", "prometheus_client"},
     "agents.worker": {"numpy", "cv2", "onnxruntime", "acl", "cuda", "rknnlite", "tensorrt"},
     "client": CLIENT,
     "client.send_pic": CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "rich", "typer"},

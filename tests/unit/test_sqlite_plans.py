@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import Event, State
 from edgesched.domain.task import AttemptId, TaskFilter, TaskId
 from edgesched.ledger import reader, retention
@@ -54,6 +55,7 @@ QUERIES: dict[str, Callable[[Group], object]] = {
     "result": lambda g: reader.result(g.connection, TASK),
     "list": lambda g: reader.page(g.connection, TaskFilter(), limit=10, cursor=99),
     "list by state": lambda g: reader.page(g.connection, TaskFilter(state=State.FAILED), limit=10, cursor=99),
+    "list by device": lambda g: reader.page(g.connection, TaskFilter(device_id=DeviceId("d")), limit=10, cursor=99),
     "list by client": lambda g: reader.page(g.connection, TaskFilter(client_id="c"), limit=10, cursor=99),
     "open_attempts": lambda g: reader.open_attempts(g.connection),
     "undelivered": lambda g: reader.undelivered(g.connection, limit=10, after_seq=3),
