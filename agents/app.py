@@ -23,7 +23,7 @@ from agents.desk import Desk, Limits, Uplink
 from agents.epochs import Epochs
 from agents.identity import Identity, identify
 from agents.link import LinkMeter, LinkShaper
-from agents.models import worker_specs
+from agents.models import brought_backends, worker_specs
 from agents.outbox import Outbox
 from agents.receive import AgentServicer, add_to
 from agents.registration import Registration, check_advertised, check_gateway_url
@@ -295,11 +295,12 @@ def _check(settings: AgentSettings) -> None:
 def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
     """Raises: StartupError if a model cannot be read, or the workspace not be written."""
     try:
-        specs = worker_specs(Catalogue.read(settings.models_dir), board.board_type, settings.backend)
+        catalogue, brought = Catalogue.read(settings.models_dir), brought_backends()
+        specs = worker_specs(catalogue, board.board_type, settings.backend, brought)
     except InvalidInput as error:
         raise StartupError(str(error)) from error
     archive = settings.workspace_dir.resolve() / "run" / "worker.pyz"
-    pack_worker(archive)
+    pack_worker(archive, brought.values())
     return WorkerPlan(
         command=(settings.python_bin or sys.executable, "-I", str(archive)),
         models=specs,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from edgesched.catalogue import Catalogue
-from edgesched.domain.device import BoardType
+from agents import plugins
+from edgesched.catalogue import Build, Catalogue, Model
 
 ECHO = "echo"
 
 log = logging.getLogger(__name__)
 
 
-def worker_specs(catalogue: Catalogue, board_type: BoardType, backend: str | None) -> tuple[dict[str, Any], ...]:
+def worker_specs(
+    catalogue: Catalogue, board_type: str, backend: str | None, brought: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], ...]:
     """One specification per model that has a build for this board whose file is there.
 
     backend: instead of each build's own; "echo" looks at no picture, so it needs neither file nor decoder.
+    brought: what `brought_backends` found.
     """
     specs = []
     for name in catalogue:
@@ -32,5 +36,18 @@ def worker_specs(catalogue: Catalogue, board_type: BoardType, backend: str | Non
         elif build.lacks_file(model.directory):
             log.warning("model.left_out", extra={"model": name, "reason": f"{build.file} is not in {model.directory}"})
             continue
-        specs.append(model.worker_spec(build))
+        specs.append(worker_spec(model, build, brought or {}))
     return tuple(specs)
+
+
+def worker_spec(model: Model, build: Build, brought: Mapping[str, str]) -> dict[str, Any]:
+    """What a worker is told of one model: Model.worker_spec, and where another package's backend is."""
+    spec = model.worker_spec(build)
+    if build.backend in brought:
+        spec["build"]["plugin"] = brought[build.backend]
+    return spec
+
+
+def brought_backends() -> Mapping[str, str]:
+    """Backends of other packages: name -> module:class. A worker takes a built-in one of the same name first."""
+    return {name: point.value for name, point in plugins.brought(plugins.BACKENDS_GROUP).items()}

@@ -11,13 +11,14 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from edgesched.domain.detection import Detection
-from edgesched.domain.device import BoardType, Device, DeviceId, DeviceProfile, Telemetry
+from edgesched.domain.device import Device, DeviceId, DeviceProfile, Telemetry
 from edgesched.domain.task import AttemptId, ModelFacts, Task, TaskDetails, TaskId, TaskPage
 from edgesched.errors import InvalidInput
 from edgesched.ports import PlacementPlan, PlacementRequest
 
 API_PREFIX = "/api/v1"
 DEVICE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+BOARD_TYPE_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 MAX_DELIVERY_BATCH = 64
 """Results in one POST to a receiver."""
 
@@ -32,7 +33,7 @@ class DeviceRegistration(Body):
     """POST /api/v1/devices. Sent again with the same boot_id it changes nothing."""
 
     device_id: Annotated[str, Field(pattern=DEVICE_ID_PATTERN)]
-    board_type: BoardType
+    board_type: Annotated[str, Field(pattern=BOARD_TYPE_PATTERN)]
     emulated: bool
     boot_id: Annotated[str, Field(min_length=1, max_length=64)]
     agent_port: Annotated[int, Field(ge=1, le=65535)]
