@@ -53,8 +53,11 @@ def main() -> None:
 
 def run_command(name: str) -> None:
     """One command as a program of its own: `python -m gateway`, `python client/send_pic.py`."""
+    module = importlib.import_module(COMMANDS[name])
+    if isinstance(app := getattr(module, "app", None), typer.Typer):  # it has commands of its own beside
+        return _call(app)
     app = _typer(add_completion=False)
-    app.command()(importlib.import_module(COMMANDS[name]).command)
+    app.command()(module.command)
     _call(app)
 
 
