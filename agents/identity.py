@@ -54,6 +54,16 @@ def identify(workspace: Path, device_id: str | None, machine: Machine | None = N
     return Identity(device_id=kept.device_id, boot_id=uuid.uuid4().hex)
 
 
+def is_copied(workspace: Path) -> bool | None:
+    """Whether the id that is kept there belongs to another machine; None if none is kept. Changes nothing."""
+    try:
+        machine = json.loads((workspace / FILE_NAME).read_bytes()).get("machine")
+        kept = Machine(serial=machine["serial"], macs=frozenset(machine["macs"])) if machine else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return kept is not None and this_machine().is_other_than(kept)
+
+
 def keep_name(workspace: Path, device_id: str) -> None:
     """Give this machine a name that stays with its workspace. Raises: StartupError, as above."""
     path = workspace / FILE_NAME
