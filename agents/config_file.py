@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,21 @@ def write_config(place: Path, wishes: Wishes, *, force: bool, root: Path = Path(
         slots = real_board(board, root).profile.slots
         text = _text(wishes, path, (board, because), identity.device_id, slots)
         write_atomically(path, text.encode())
+        for made in (workspace, workspace / ID_FILE, wishes.models.absolute()):
+            _give_to_owner_of_parent(made)
     except OSError as error:
         raise StartupError(
             f"{error.filename}: {error.strerror}; run it with sudo, or choose other places with --config, --workspace "
             "and --models"
         ) from error
     return Written(path=path, board=board, because=because, identity=identity)
+
+
+def _give_to_owner_of_parent(path: Path) -> None:
+    """What root makes in a service's directory belongs to the service."""
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 TEMPLATE = """\

@@ -78,7 +78,6 @@ def command(
         bool | None,
         typer.Option(
             "--bandwidth-fluctuate",
-            is_flag=True,
             show_default=False,
             help="Test: throttle the incoming link, 50-500 Mbit/s.",
         ),
