@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or 
     "draw": "edgesched.cli.draw",
     "simulate": "edgesched.cli.simulate",
     "config": "edgesched.cli.config",
+    "bundle": "edgesched.cli.bundle",
 }
 
 HELP = """A handful of unlike edge boards that look like one fast, dependable inference server.
