@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -93,3 +94,14 @@ def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr().out
     assert f"edgesched agent doctor --config {tmp_path / 'agent.toml'}" in told
     assert "name  shelf-3" in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for others")
+def test_what_root_makes_below_a_service_s_directory_belongs_to_the_service(tmp_path: Path) -> None:
+    service = tmp_path / "var"
+    service.mkdir()
+    os.chown(service, 4242, 4242)
+    given = Wishes(workspace=service / "agent", models=service / "models", master_ip="10.0.0.1")
+    write_config(tmp_path / "etc", given, force=False)
+    for made in ("agent", "agent/device.json", "models"):
+        assert (service / made).stat().st_uid == 4242

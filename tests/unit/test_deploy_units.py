@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import typer
+import typer.core
 
 from agents import app as agent_app
 from agents.worker_process import Pace
-from edgesched.cli import agent_init
+from edgesched.cli import agent, agent_init
 from edgesched.cli.main import COMMANDS
 from edgesched.settings import PROCESSES, TaskManagerSettings
 
@@ -114,3 +115,20 @@ def test_every_line_of_a_board_s_list_is_a_requirement(path: Path) -> None:
 def test_every_folder_says_what_it_is_for() -> None:
     for folder in (path for path in DEPLOY.iterdir() if path.is_dir()):
         assert re.match(r"# \w", (folder / "README.md").read_text(encoding="utf-8")), folder
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "README.zh-CN.md", "deploy/systemd/README.md", "deploy/bundle/README.md"]
+)
+def test_every_command_of_the_installation_exists(name: str) -> None:
+    text = (DEPLOY.parent / name).read_text(encoding="utf-8")
+    for line in re.findall(
+        r"(?:^|sudo |-u edgesched |`)edgesched (agent (?:init|doctor)[^`#\n]*)", text, flags=re.MULTILINE
+    ):
+        _, command, *arguments = shlex.split(line.replace("<", "").replace(">", ""))
+        group = typer.main.get_command(agent.app)
+        assert isinstance(group, typer.core.TyperGroup)
+        group.commands[command].make_context(command, arguments)
+    assert re.findall(r"\]\(([\w./-]+)\)", text)
+    for target in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert ((DEPLOY.parent / name).parent / target).exists(), target
