@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from agents.config_file import Wishes, write_config
-from edgesched.cli import agent_init
+from edgesched.cli import agent, agent_init
 from edgesched.errors import StartupError
 from edgesched.settings import AgentSettings, load
 
@@ -105,3 +106,14 @@ def test_what_root_makes_below_a_service_s_directory_belongs_to_the_service(tmp_
     write_config(tmp_path / "etc", given, force=False)
     for made in ("agent", "agent/device.json", "models"):
         assert (service / made).stat().st_uid == 4242
+
+
+def test_flags_before_the_command_are_refused_and_not_forgotten(tmp_path: Path) -> None:
+    before = CliRunner().invoke(agent.app, ["--device", "rk3588", "init", "--config", str(tmp_path)])
+    assert before.exit_code == 2
+    assert "put the flags behind the command: edgesched agent init --flag" in before.output
+    assert not (tmp_path / "agent.toml").exists()
+    places = ["--config", str(tmp_path), "--workspace", str(tmp_path / "state"), "--models", str(tmp_path / "models")]
+    behind = CliRunner().invoke(agent.app, ["init", "--device", "rk3588", *places])
+    assert behind.exit_code == 0, behind.output
+    assert settings_of(tmp_path).device == "rk3588"
