@@ -6,7 +6,7 @@ RKNN_VENV := .cache/rknn-venv
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser chaos test-rknn bench bench-placement lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
+.PHONY: help demo test browser bundle chaos test-rknn bench bench-placement lint format proto constraints dev-scheduler dev-worker dev-api dev-client clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench-placement: $(VENV)/.ready ## measured against target: how well devices are
 
 chaos: $(VENV)/.ready-dev ## faults of all kinds on a real cluster: is anything lost? (CHAOS="--seed 7", CHAOS=--help)
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+bundle: $(VENV)/.ready ## dist/edgesched-bundle.tar, for boards without a network (BUNDLE="--board rk3588 --worker-python 3.10")
+	$(BIN)/edgesched bundle dist/edgesched-bundle.tar $(BUNDLE)
 
 lint: $(VENV)/.ready-dev ## what `make test` checks before the tests
 	$(BIN)/ruff format --check .

@@ -23,7 +23,7 @@ from agents.gateway_door import GatewayDoor
 from agents.identity import Identity, identify
 from agents.link import LinkMeter, LinkShaper
 from agents.link_probe import LinkProbe
-from agents.models import worker_specs
+from agents.models import brought_backends, worker_specs
 from agents.outbox import Outbox
 from agents.receive import AgentServicer
 from agents.registration import Registration, check_advertised, check_gateway_url
@@ -39,7 +39,7 @@ from agents.worker_process import Pace
 from agents.worker_state import WorkerStates
 from edgesched import __version__
 from edgesched.catalogue import Catalogue
-from edgesched.errors import StartupError
+from edgesched.errors import InvalidInput, StartupError
 from edgesched.process import sole_user
 from edgesched.rest import DeviceRegistration, Heartbeat
 from edgesched.settings import MIB, AgentSettings
@@ -325,14 +325,21 @@ def _check(settings: AgentSettings) -> None:
 
 
 def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
-    """A model that cannot be read is left out. Raises: StartupError if the workspace cannot be written."""
+    """A model that cannot be read is left out.
+
+    Raises: StartupError if the workspace cannot be written, or another package's backend cannot be used.
+    """
     catalogue, unreadable = Catalogue.readable(settings.models_dir)
-    specs, unusable = worker_specs(catalogue, board.board_type, settings.backend)
+    try:
+        brought = brought_backends()
+    except InvalidInput as error:
+        raise StartupError(str(error)) from error
+    specs, unusable = worker_specs(catalogue, board.board_type, settings.backend, brought)
     left_out = {**unreadable, **unusable}
     for name, reason in left_out.items():
         log.error("model.left_out", extra={"model": name, "reason": reason})
     archive = settings.workspace_dir.resolve() / "run" / "worker.pyz"
-    pack_worker(archive)
+    pack_worker(archive, brought.values())
     return WorkerPlan(
         command=(settings.python_bin or sys.executable, "-I", str(archive)),
         models=specs,

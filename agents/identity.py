@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.durable import set_aside, write_atomically
+from agents.machine import Machine, this_machine
 from edgesched.domain.device import DeviceId
 from edgesched.errors import StartupError
 from edgesched.rest import DEVICE_ID_PATTERN
 
 LONGEST_HOST_NAME = 50
+FILE_NAME = "device.json"
 
 log = logging.getLogger(__name__)
 
@@ -27,43 +29,87 @@ class Identity:
     boot_id: str
 
 
-def identify(workspace: Path, device_id: str | None) -> Identity:
+def identify(workspace: Path, device_id: str | None, machine: Machine | None = None) -> Identity:
     """The id that was given, else the one kept in the workspace, else a new one, which is kept.
 
+    An id that was kept on another machine came with a copied disk: this machine gets a new one.
+    machine: this one, unless a test says otherwise.
     Raises: StartupError if the given id has characters that an id may not have, or if no id can be kept.
     """
     if device_id is not None:
-        if not re.fullmatch(DEVICE_ID_PATTERN, device_id):
-            raise StartupError(
-                f"--device-id {device_id!r}: use letters, digits, '.', '_' and '-', at most 64, a letter or digit first"
-            )
-        return Identity(device_id=DeviceId(device_id), boot_id=uuid.uuid4().hex)
-    path = workspace / "device.json"
+        return Identity(device_id=_checked(device_id), boot_id=uuid.uuid4().hex)
+    machine = machine or this_machine()
+    path = workspace / FILE_NAME
     try:
-        kept = _kept_id(path)
-        if kept is None:
-            kept = _new_id()
-            write_atomically(path, json.dumps({"device_id": kept}).encode())
-            log.info("device.named", extra={"device_id": kept, "kept_in": str(path)})
+        kept = _kept(path)
+        if kept is not None and kept.machine is not None and machine.is_other_than(kept.machine):
+            aside = path.replace(path.with_name(f"{FILE_NAME}.of-another-machine"))
+            log.warning("device.disk_copied", extra={"device_id": kept.device_id, "kept_as": str(aside)})
+            kept = None
+        if kept is None or kept.machine is None:
+            kept = _Kept(device_id=kept.device_id if kept else _new_id(), machine=machine)
+            _keep(path, kept)
     except OSError as error:
         raise StartupError(f"{path}: cannot be used ({error.strerror}): correct its permissions") from error
-    return Identity(device_id=DeviceId(kept), boot_id=uuid.uuid4().hex)
+    return Identity(device_id=kept.device_id, boot_id=uuid.uuid4().hex)
 
 
-def _kept_id(path: Path) -> str | None:
+def is_copied(workspace: Path) -> bool | None:
+    """Whether the id that is kept there belongs to another machine; None if none is kept. Changes nothing."""
     try:
-        kept = json.loads(path.read_bytes())["device_id"]
-        if isinstance(kept, str) and re.fullmatch(DEVICE_ID_PATTERN, kept):
-            return kept
-        reason = f"{kept!r} is no device id"
+        machine = json.loads((workspace / FILE_NAME).read_bytes()).get("machine")
+        kept = Machine(serial=machine["serial"], macs=frozenset(machine["macs"])) if machine else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return kept is not None and this_machine().is_other_than(kept)
+
+
+def keep_name(workspace: Path, device_id: str) -> None:
+    """Give this machine a name that stays with its workspace. Raises: StartupError, as above."""
+    path = workspace / FILE_NAME
+    try:
+        _keep(path, _Kept(device_id=_checked(device_id), machine=this_machine()))
+    except OSError as error:
+        raise StartupError(f"{path}: cannot be written ({error.strerror}): correct its permissions") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    device_id: DeviceId
+    machine: Machine | None  # None: written by a version that did not know its machine
+
+
+def _checked(device_id: str) -> DeviceId:
+    if not re.fullmatch(DEVICE_ID_PATTERN, device_id):
+        raise StartupError(
+            f"--device-id {device_id!r}: use letters, digits, '.', '_' and '-', at most 64, a letter or digit first"
+        )
+    return DeviceId(device_id)
+
+
+def _keep(path: Path, kept: _Kept) -> None:
+    assert kept.machine is not None
+    machine = {"serial": kept.machine.serial, "macs": sorted(kept.machine.macs)}
+    write_atomically(path, json.dumps({"device_id": kept.device_id, "machine": machine}).encode())
+    log.info("device.named", extra={"device_id": kept.device_id, "kept_in": str(path)})
+
+
+def _kept(path: Path) -> _Kept | None:
+    try:
+        found = json.loads(path.read_bytes())
+        device_id, machine = found["device_id"], found.get("machine")
+        if isinstance(device_id, str) and re.fullmatch(DEVICE_ID_PATTERN, device_id):
+            known = Machine(serial=machine["serial"], macs=frozenset(machine["macs"])) if machine else None
+            return _Kept(device_id=DeviceId(device_id), machine=known)
+        reason = f"{device_id!r} is no device id"
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error)
     log.error("device.file_damaged", extra={"kept_as": str(set_aside(path)), "reason": reason})
     return None
 
 
-def _new_id() -> str:
+def _new_id() -> DeviceId:
     host = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).strip("-._")[:LONGEST_HOST_NAME]
-    return f"{host or 'board'}-{secrets.token_hex(3)}"
+    return DeviceId(f"{host or 'board'}-{secrets.token_hex(3)}")

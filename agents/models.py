@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from edgesched.catalogue import Catalogue
-from edgesched.domain.device import BoardType
+from agents import plugins
+from edgesched.catalogue import Build, Catalogue, Model
 
 ECHO = "echo"
 
@@ -14,11 +15,12 @@ log = logging.getLogger(__name__)
 
 
 def worker_specs(
-    catalogue: Catalogue, board_type: BoardType, backend: str | None
+    catalogue: Catalogue, board_type: str, backend: str | None, brought: Mapping[str, str] | None = None
 ) -> tuple[tuple[dict[str, Any], ...], dict[str, str]]:
     """One specification per model that has a build for this board; and what is wrong with a build that it cannot use.
 
     backend: instead of each build's own; "echo" looks at no picture, so it needs neither file nor decoder.
+    brought: what `brought_backends` found.
     """
     specs = []
     wrong: dict[str, str] = {}
@@ -35,5 +37,18 @@ def worker_specs(
         elif build.lacks_file(model.directory):
             wrong[name] = f"{build.file} is not in {model.directory}: put it there, or correct `file` in model.toml"
             continue
-        specs.append(model.worker_spec(build))
+        specs.append(worker_spec(model, build, brought or {}))
     return tuple(specs), wrong
+
+
+def worker_spec(model: Model, build: Build, brought: Mapping[str, str]) -> dict[str, Any]:
+    """What a worker is told of one model: Model.worker_spec, and where another package's backend is."""
+    spec = model.worker_spec(build)
+    if build.backend in brought:
+        spec["build"]["plugin"] = brought[build.backend]
+    return spec
+
+
+def brought_backends() -> Mapping[str, str]:
+    """Backends of other packages: name -> module:class. A worker takes a built-in one of the same name first."""
+    return {name: point.value for name, point in plugins.brought(plugins.BACKENDS_GROUP).items()}

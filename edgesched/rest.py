@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from edgesched.domain.command import Command, CommandId, Verb
 from edgesched.domain.detection import Detection
-from edgesched.domain.device import BoardType, Device, DeviceId, DeviceProfile, DeviceState, Telemetry
+from edgesched.domain.device import Device, DeviceId, DeviceProfile, DeviceState, Telemetry
 from edgesched.domain.task import AttemptId, ModelFacts, Task, TaskDetails, TaskId, TaskPage
 from edgesched.errors import InvalidInput
 from edgesched.ports import PlacementPlan, PlacementRequest
 
 API_PREFIX = "/api/v1"
 DEVICE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+BOARD_TYPE_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 MAX_DELIVERY_BATCH = 64
 """Results in one POST to a receiver."""
 
@@ -42,7 +43,7 @@ class DeviceRegistration(Body):
     """POST /api/v1/devices. Sent again with the same boot_id it changes nothing."""
 
     device_id: Annotated[str, Field(pattern=DEVICE_ID_PATTERN)]
-    board_type: BoardType
+    board_type: Annotated[str, Field(pattern=BOARD_TYPE_PATTERN)]
     emulated: bool
     boot_id: Annotated[str, Field(min_length=1, max_length=64)]
     agent_port: Annotated[int, Field(ge=1, le=65535)]
@@ -126,7 +127,7 @@ class FleetOrder(Order):
     """POST /api/v1/commands, for all workers of the devices that fit everything that is given. At least one must be."""
 
     devices: Annotated[tuple[DeviceId, ...], Field(max_length=10_000)] | None = None
-    board_type: BoardType | None = None
+    board_type: str | None = None
     labels: dict[str, str] = {}
     all: bool = False  # every device; then nothing else may be given
 
@@ -186,7 +187,7 @@ class WorkerEntry(Body):
 
     id: str
     device_id: DeviceId
-    board_type: BoardType
+    board_type: str
     emulated: bool
     device_state: DeviceState
     last_heartbeat_age_ms: float

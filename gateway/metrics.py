@@ -194,7 +194,7 @@ def _of_devices(entries: Sequence[rest.DeviceEntry]) -> Iterator[Metric]:
     states = []
     for entry in entries:
         device = entry.device
-        labels = (device.device_id, device.board_type.value, "true" if device.emulated else "false")
+        labels = (device.device_id, device.board_type, "true" if device.emulated else "false")
         states += [((*labels, state.value), float(device.state is state)) for state in DeviceState]
     help_ = "1 for the state that the device is in"
     yield _gauge("edgesched_device_state", help_, ("device_id", "board_type", "emulated", "state"), states)

@@ -182,7 +182,7 @@ class Registry:
             "device.registered",
             extra={
                 "device_id": device_id,
-                "board_type": registration.board_type.value,
+                "board_type": registration.board_type,
                 "emulated": registration.emulated,
                 "address": address,
                 "models": ",".join(sorted(registration.models)),

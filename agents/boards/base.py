@@ -7,14 +7,14 @@ from typing import Protocol
 
 import psutil
 
-from edgesched.domain.device import BoardType, DeviceProfile, Telemetry
+from edgesched.domain.device import DeviceProfile, Telemetry
 
 
 class Board(Protocol):
     """One kind of board. `profile` is what is known before it has done any work."""
 
     @property
-    def board_type(self) -> BoardType: ...
+    def board_type(self) -> str: ...
 
     @property
     def profile(self) -> DeviceProfile: ...

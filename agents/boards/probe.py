@@ -16,7 +16,7 @@ import psutil
 from agents.boards.detect import evidence, real_board
 from agents.boards.readings import Reading, Readings, known, unknown
 from agents.boards.sampler import Sample, Sampler
-from edgesched.domain.device import BoardType, DeviceProfile
+from edgesched.domain.device import DeviceProfile
 
 CPU_SPAN_S = 0.3
 """Use of the CPU is counted over a time."""
@@ -37,7 +37,7 @@ UNITS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeReport:
-    board_type: BoardType
+    board_type: str
     because: str
     labels: Mapping[str, str]
     profile: DeviceProfile

@@ -24,7 +24,7 @@ from agents.boards.readings import (
     unknown,
 )
 from agents.boards.sampler import Sample, Sampler
-from edgesched.domain.device import BoardType, DeviceProfile, Telemetry
+from edgesched.domain.device import DeviceProfile, Telemetry
 
 FILES_WAIT_S = 0.5
 """For files of the kernel, which answer within microseconds, unless their driver is stuck."""
@@ -47,7 +47,7 @@ class SensedBoard:
     """What the kinds of real boards have in common; each says in `from_files`, `from_tool`, `read_labels` and
     `read_details` what its vendor's kernel and tools tell."""
 
-    board_type: BoardType
+    board_type: str
     profile: DeviceProfile
     tool_name: str | None = None
     """Where `from_tool` gets its readings."""
@@ -63,6 +63,14 @@ class SensedBoard:
         self._tool = Sampler[Readings](self.tool_name or "no tool", self.from_tool, every_s=TOOL_EVERY_S, clock=clock)
         self._labels = Sampler[Mapping[str, str]]("labels", self.read_labels, every_s=float("inf"), clock=clock)
         self._unknown_before: frozenset[str] | None = None
+
+    @classmethod
+    def evidence(cls, root: Path) -> str | None:
+        """What gives away that this machine is such a board; None: it is another one. Looks at files only.
+
+        Asked of other packages' boards; the built-in ones are told apart in `detect.py`.
+        """
+        return None
 
     # --- what a kind of board says; called in threads that may block ---
 

@@ -140,7 +140,7 @@ def versions_of(models: Sequence[Model]) -> Dict[str, str]:
 
 
 def _load(spec: ModelSpec, log: Log, undo: ExitStack) -> Model:
-    backend = make_backend(spec.build.backend)
+    backend = make_backend(spec.build.backend, spec.build.plugin)
     undo.callback(backend.close)
     if not backend.reads_pictures and spec.decoder != "none":
         raise ModelUnavailable(f"backend {spec.build.backend!r} looks at no picture, so its decoder must be 'none'")

@@ -25,6 +25,7 @@ class BuildSpec:
     scale, mean, std: input = (pixel * scale - mean) / std, with pixel 0..255; mean and std in `colour_order`.
     pad_value: 0..255, the grey of a letterbox's bars.
     options: what only this backend understands.
+    plugin: module:class of a backend that another package brings; empty for the built-in ones.
     """
 
     backend: str
@@ -40,6 +41,7 @@ class BuildSpec:
     resize: str
     pad_value: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    plugin: str = ""
 
     def __post_init__(self) -> None:
         _one_of("layout", self.layout, LAYOUTS)

@@ -1,4 +1,4 @@
-"""`edgesched agent`, `python -m agents`."""
+"""`edgesched agent`, `python -m agents`; `agent init` and `agent doctor` are modules of their own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
-from edgesched.cli import options
+from edgesched.cli import agent_doctor, agent_init, options
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("init")(agent_init.command)
+app.command("doctor")(agent_doctor.command)
 
 
+@app.callback(invoke_without_command=True)
 def command(
     port: Annotated[
         int | None, typer.Option("--port", "-p", help="gRPC port, dialled by the task manager. [default: 20810]")
@@ -71,7 +81,6 @@ def command(
         bool | None,
         typer.Option(
             "--bandwidth-fluctuate",
-            is_flag=True,
             show_default=False,
             help="Test: throttle the incoming link, 50-500 Mbit/s.",
         ),
@@ -84,8 +93,11 @@ def command(
     log_dir: options.LogDir = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
+    context: typer.Context = None,  # type: ignore[assignment]  # only a direct call leaves it out
 ) -> None:
     """Be one board: take pictures from the task manager, label them, deliver the labels."""
+    if getattr(context, "invoked_subcommand", None) is not None:
+        return _check_order(context)
     if probe or as_json:
         return _probe(device, emulate, config, is_asked_for=probe, as_json=as_json)
 
@@ -141,3 +153,11 @@ def _probe(device: str | None, emulate: str | None, config: Path | None, *, is_a
     except StartupError as error:
         fail(str(error))
     print(report.as_json() if as_json else report.as_text())
+
+
+def _check_order(context: typer.Context) -> None:
+    """A flag before `init` or `doctor` would be read and forgotten."""
+    from edgesched.process import fail
+
+    if any(value not in (None, False) for value in context.params.values()):
+        fail(f"put the flags behind the command: edgesched agent {context.invoked_subcommand} --flag ...")

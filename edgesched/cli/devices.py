@@ -113,7 +113,7 @@ def _print_table(devices: tuple[DeviceEntry, ...]) -> None:
         table.add_column(column, overflow="fold")
     for entry in devices:
         device = entry.device
-        kind = f"{device.board_type.value}{' (emulated)' if device.emulated else ''}"
+        kind = f"{device.board_type}{' (emulated)' if device.emulated else ''}"
         in_flight = "-" if entry.in_flight is None else f"{entry.in_flight}/{_window(entry)}"
         rate = "-" if entry.pictures_per_s is None else f"{entry.pictures_per_s:.1f}"
         table.add_row(
@@ -133,7 +133,7 @@ def _print_details(entry: DeviceEntry) -> None:
     device = entry.device
     facts: dict[str, object] = {
         "device": device.device_id,
-        "type": f"{device.board_type.value}{' (emulated)' if device.emulated else ''}",
+        "type": f"{device.board_type}{' (emulated)' if device.emulated else ''}",
         "state": _standing(entry),
         "address": device.address,
         "models": ", ".join(sorted(device.models)) or "none",

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or 
     "draw": "edgesched.cli.draw",
     "simulate": "edgesched.cli.simulate",
     "config": "edgesched.cli.config",
+    "bundle": "edgesched.cli.bundle",
 }
 
 HELP = """A handful of unlike edge boards that look like one fast, dependable inference server.
@@ -58,8 +59,11 @@ def main() -> None:
 
 def run_command(name: str) -> None:
     """One command as a program of its own: `python -m gateway`, `python client/send_pic.py`."""
+    module = importlib.import_module(COMMANDS[name])
+    if isinstance(app := getattr(module, "app", None), typer.Typer):  # it has commands of its own beside
+        return _call(app)
     app = _typer(add_completion=False)
-    app.command()(importlib.import_module(COMMANDS[name]).command)
+    app.command()(module.command)
     _call(app)
 
 

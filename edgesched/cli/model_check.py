@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from agents.boards.detect import known_types
+from agents.models import brought_backends, worker_spec
 from agents.worker.backends import BACKENDS, make_backend
 from agents.worker.errors import BackendUnavailable, WorkerError
 from agents.worker.model import open_model
@@ -19,6 +21,8 @@ from edgesched.domain.device import BoardType
 
 ONNX = {"backend": "onnx", "options": {}}
 RKNN_MAGIC = b"RKNN"
+CONVERTED = (BoardType.ATLAS, BoardType.RK3588, BoardType.ORIN)
+"""`edgesched model convert` knows these."""
 
 
 class State(StrEnum):
@@ -42,7 +46,7 @@ class BuildReport:
 class Use:
     """What one kind of board would do with the model."""
 
-    board: BoardType
+    board: str
     text: str
 
 
@@ -57,7 +61,7 @@ def builds_of(model: Model) -> list[BuildReport]:
 
 def uses_of(model: Model, directory: Path) -> Iterator[Use]:
     """Which build each kind of board takes, and what would make it faster."""
-    for board in BoardType:
+    for board in known_types():
         build = model.build_for(board)
         if build is None:
             text = f"cannot run it: there is neither [builds.{board}] nor [builds.{DEFAULT_BUILD}]"
@@ -67,17 +71,18 @@ def uses_of(model: Model, directory: Path) -> Iterator[Use]:
             text = f"uses [builds.{board}]"
         else:
             text = f"uses [builds.{DEFAULT_BUILD}]"
-            if board is not BoardType.GENERIC and build.backend == "onnx" and not build.options:
+            if board in CONVERTED and build.backend == "onnx" and not build.options:
                 text += f", on its CPU; for its accelerator: edgesched model convert {directory} --board {board}"
         yield Use(board=board, text=text)
 
 
 def _examined(model: Model, name: str, build: Build) -> tuple[State, str]:
-    if build.backend not in BACKENDS:
-        return State.PROBLEM, f"there is no backend {build.backend!r}: use one of {', '.join(sorted(BACKENDS))}"
+    known = sorted({*BACKENDS, *brought_backends()})
+    if build.backend not in known:
+        return State.PROBLEM, f"there is no backend {build.backend!r}: use one of {', '.join(known)}"
     if build.lacks_file(model.directory):
         made = f"make it with `edgesched model convert {model.directory} --board {name}`, or "
-        return State.PROBLEM, f"there is no file {build.file}: {made if name in tuple(BoardType) else ''}copy it there"
+        return State.PROBLEM, f"there is no file {build.file}: {made if name in CONVERTED else ''}copy it there"
     if build.backend == "rknn" and not (model.directory / build.file).read_bytes().startswith(RKNN_MAGIC):
         return State.PROBLEM, f"{build.file} is no RKNN file"
     if build.backend == "exec":
@@ -104,7 +109,7 @@ def _examined_elsewhere(model: Model, build: Build, why: str) -> tuple[State, st
 def _examined_program(model: Model, build: Build) -> tuple[State, str]:
     backend = make_backend(build.backend)
     try:
-        backend.load(parse_model(model.worker_spec(build)))
+        backend.load(parse_model(worker_spec(model, build, brought_backends())))
     except WorkerError as error:
         return State.PROBLEM, str(error)
     finally:
@@ -115,7 +120,7 @@ def _examined_program(model: Model, build: Build) -> tuple[State, str]:
 
 def _tried(model: Model, build: Build) -> str:
     """Load it, run it on an empty picture, decode what comes out. Raises: WorkerError."""
-    spec = parse_model(model.worker_spec(build))
+    spec = parse_model(worker_spec(model, build, brought_backends()))
     loaded = open_model(spec, _ignore)
     try:
         outputs = loaded.backend.infer(np.zeros(spec.build.input_shape, spec.build.dtype))

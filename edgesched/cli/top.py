@@ -127,7 +127,7 @@ def _devices(devices: tuple[DeviceEntry, ...]) -> Table:
         state = "cordoned" if device.is_cordoned and device.state == "ready" else device.state.value
         table.add_row(
             device.device_id,
-            f"{device.board_type.value}{'*' if device.emulated else ''}",
+            f"{device.board_type}{'*' if device.emulated else ''}",
             state,
             "-" if entry.in_flight is None else f"{entry.in_flight}/{places}",
             _number(entry.pictures_per_s, "{:.1f}"),

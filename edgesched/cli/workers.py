@@ -205,7 +205,7 @@ def _print_table(workers: tuple[WorkerEntry, ...]) -> None:
             state += f": {report.reason}"
         table.add_row(
             entry.id,
-            f"{entry.board_type.value}{' (emulated)' if entry.emulated else ''}",
+            f"{entry.board_type}{' (emulated)' if entry.emulated else ''}",
             state,
             "-" if report.pid is None else str(report.pid),
             report.current_task or "-",

@@ -17,6 +17,8 @@ MAX_SLOTS = 256
 
 
 class BoardType(StrEnum):
+    """The built-in kinds. A board that another package brings has a name of its own, so a device's kind is a `str`."""
+
     ATLAS = "atlas"
     RK3588 = "rk3588"
     ORIN = "orin"
@@ -81,7 +83,7 @@ class Device:
     """One registered board."""
 
     device_id: DeviceId
-    board_type: BoardType
+    board_type: str
     emulated: bool
     address: str  # host:port of its agent, dialled by the task manager
     boot_id: str  # new each time that the agent starts

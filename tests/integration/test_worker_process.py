@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import agents.worker
 from agents.worker.frames import read_frame
+from agents.worker_archive import pack_worker
 from tests.support.frames import write_frame
 from tests.support.graphs import (
     bright_box_graph,
@@ -93,12 +92,8 @@ def spec(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def archive(tmp_path: Path) -> list[str]:
     """The command that runs the package as the daemon packs it."""
-    root = Path(agents.worker.__file__).parent
     path = tmp_path / "worker.pyz"
-    with zipfile.ZipFile(path, "w") as packed:
-        for file in root.rglob("*.py"):
-            packed.write(file, Path("worker") / file.relative_to(root))
-        packed.writestr("__main__.py", "import worker.__main__\nworker.__main__.main()\n")
+    pack_worker(path)
     return [sys.executable, "-I", str(path)]
 
 

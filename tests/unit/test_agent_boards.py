@@ -91,8 +91,8 @@ def test_a_board_is_known_by_its_files(tmp_path: Path, files: dict[str, bytes], 
     ],
 )
 def test_a_type_is_named_in_any_case_and_by_its_older_names(name: str, expected: BoardType) -> None:
-    assert board_type(name) is expected
-    assert real_board(name).board_type is expected
+    assert board_type(name) == expected
+    assert real_board(name).board_type == expected
 
 
 @pytest.mark.parametrize("name", ["", "rk3566", "atlas_x", "raspberry"])

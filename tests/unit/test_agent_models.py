@@ -45,7 +45,9 @@ def test_echo_runs_every_model_without_its_file_and_without_its_decoder(tmp_path
 def test_the_archive_runs_without_edgesched_around_it(tmp_path: Path) -> None:
     archive = tmp_path / "run" / "worker.pyz"
     pack_worker(archive)
-    assert {"__main__.py", "worker/__main__.py", "worker/loop.py"} <= set(zipfile.ZipFile(archive).namelist())
+    assert {"__main__.py", "agents/worker/__main__.py", "agents/worker/loop.py"} <= set(
+        zipfile.ZipFile(archive).namelist()
+    )
     command = [sys.executable, "-I", "-S", str(archive), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd="/")
     assert done.returncode == 0, done.stderr

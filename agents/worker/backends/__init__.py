@@ -27,14 +27,18 @@ SOURCES: Mapping[str, str] = {  # what a backend imports -> where it comes from,
 }
 
 
-def make_backend(name: str) -> Backend:
+def make_backend(name: str, plugin: str = "") -> Backend:
     """A new backend, not loaded yet.
 
+    plugin: module:class of another package's backend, for a name that no row has.
     Raises: InvalidInput if no row has this name; BackendUnavailable if its vendor's package cannot be imported.
     """
-    if name not in BACKENDS:
-        raise InvalidInput(f"backend {name!r} is unknown: use one of {', '.join(sorted(BACKENDS))}")
-    module_name, class_name = BACKENDS[name].split(":")
+    if name not in BACKENDS and not plugin:
+        raise InvalidInput(
+            f"backend {name!r} is unknown: use one of {', '.join(sorted(BACKENDS))}, or install the package that "
+            "brings it beside the agent"
+        )
+    module_name, _, class_name = BACKENDS.get(name, plugin).partition(":")
     try:
         module = importlib.import_module(module_name, __package__)
     except (ImportError, OSError) as error:  # OSError: the package is there, its driver's library is not

@@ -1,0 +1,1 @@
+"""What keeps a board from working, and what to install or run: `edgesched agent doctor`."""
