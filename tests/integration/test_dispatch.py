@@ -227,6 +227,17 @@ async def test_a_hung_board_costs_the_attempt_its_time_and_not_the_task(tmp_path
 # --- a task manager that starts again ---
 
 
+async def test_small_pictures_travel_together(tmp_path: Path) -> None:
+    boards = ListedBoards([], window=20)
+    async with serving(FakeBoard("b1", keeps_silent)) as board, task_manager(tmp_path, boards) as client:
+        ids = {await client.submit() for _ in range(20)}
+        boards.boards = [board]
+        await board.until(lambda: len(board.dispatches) == 20)
+
+    assert {dispatch.task_id for dispatch in board.dispatches} == ids
+    assert board.messages < 10
+
+
 async def test_work_that_was_queued_goes_on_after_a_restart(tmp_path: Path) -> None:
     async with task_manager(tmp_path, ListedBoards([])) as client:
         ids = [await client.submit() for _ in range(5)]

@@ -51,6 +51,7 @@ class FakeBoard(pb_grpc.AgentServicer):
         self.acks: list[pb.OutcomeAck] = []
         self.delivery_acks: list[str] = []
         self.cancelled: list[str] = []
+        self.messages = 0  # after Open
         self.says_hello = True
         self.says_all_at_once = False  # what waits in its outbox comes in one message with its Hello
         self.address = ""
@@ -95,6 +96,7 @@ class FakeBoard(pb_grpc.AgentServicer):
     async def _read(self, requests: AsyncIterator[pb.TaskManagerItems]) -> None:
         pictures: dict[str, tuple[pb.Dispatch, bytearray]] = {}
         async for message in requests:
+            self.messages += 1
             for item in message.items:
                 self._on_item(item, pictures)
             self._notify()

@@ -1,0 +1,80 @@
+"""Events are committed in order and in groups, and those that nobody waits for are not forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from edgesched.clock import SystemClock
+from edgesched.domain.lifecycle import State
+from edgesched.domain.task import Task
+from edgesched.ledger.base import Applied, LedgerEvent
+from edgesched.ledger.memory import MemoryLedger
+from edgesched.task_manager.backlog import Backlog
+from edgesched.task_manager.changes import Changes
+from edgesched.task_manager.events import EventLog
+from tests.support.ledgers import SetClock, accepted, finished, sent_out
+
+WITHIN_S = 10.0
+
+
+class CountingLedger(MemoryLedger):
+    def __init__(self) -> None:
+        super().__init__(now_ms=SetClock().now_ms)
+        self.commits: list[int] = []
+        self.committed = asyncio.Event()
+
+    async def apply_many(self, events: Sequence[LedgerEvent]) -> Sequence[Applied]:
+        applied = await super().apply_many(events)
+        self.commits.append(len(events))
+        self.committed.set()
+        return applied
+
+
+@asynccontextmanager
+async def running(ledger: CountingLedger) -> AsyncIterator[EventLog]:
+    events = EventLog(ledger, Changes(ledger), Backlog(SystemClock(), max_tasks=100, max_bytes=1_000_000))
+    task = asyncio.create_task(events.run())
+    try:
+        yield events
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def state_of(ledger: CountingLedger, task: Task) -> State:
+    (now,) = await ledger.get_many([task.task_id])
+    return now.state
+
+
+async def test_an_event_that_nobody_waits_for_is_committed_in_the_end() -> None:
+    ledger = CountingLedger()
+    task = await accepted(ledger)
+    async with running(ledger) as events, asyncio.timeout(WITHIN_S):
+        events.add(sent_out(task.task_id, "a1"))
+        await ledger.committed.wait()
+    assert await state_of(ledger, task) is State.DISPATCHED
+
+
+async def test_whoever_waits_takes_the_others_along_in_their_order() -> None:
+    ledger = CountingLedger()
+    task = await accepted(ledger)
+    verdict: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+    async with running(ledger) as events:
+        events.add(sent_out(task.task_id, "a1"))
+        events.add(finished(task.task_id, "a1"), verdict.set_result)
+        applied = await asyncio.wait_for(verdict, WITHIN_S)
+    assert applied.task is not None
+    assert applied.task.state is State.DONE
+    assert ledger.commits == [2]
+
+
+async def test_before_the_end_everything_is_committed_whether_somebody_waits_or_not() -> None:
+    ledger = CountingLedger()
+    tasks = [await accepted(ledger) for _ in range(3)]
+    async with running(ledger) as events:
+        for task in tasks:
+            events.add(sent_out(task.task_id, f"of-{task.task_id}"))
+        await asyncio.wait_for(events.drained(), WITHIN_S)
+    assert [await state_of(ledger, task) for task in tasks] == [State.DISPATCHED] * 3
