@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from pathlib import Path
 
 from agents.durable import set_aside, write_atomically
@@ -18,6 +19,7 @@ class Epochs:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._highest: dict[str, int] = {}
+        self._raising = threading.Lock()  # whoever asked first may be gone before its write has ended
 
     @classmethod
     def read(cls, path: Path) -> Epochs:
@@ -43,7 +45,8 @@ class Epochs:
 
     def raise_to(self, ledger_id: str, epoch: int) -> None:
         """Durable when it returns; blocks while it syncs. Raises: OSError; nothing has changed then."""
-        if epoch > self.highest(ledger_id):
-            higher = {**self._highest, ledger_id: epoch}
-            write_atomically(self._path, json.dumps(higher).encode())
-            self._highest = higher
+        with self._raising:
+            if epoch > self.highest(ledger_id):
+                higher = {**self._highest, ledger_id: epoch}
+                write_atomically(self._path, json.dumps(higher).encode())
+                self._highest = higher

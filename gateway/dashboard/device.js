@@ -61,13 +61,14 @@ const draw = perFrame(() => {
   drawCommands();
 });
 
-function drawFacts({ device, unavailable_models: left }) {
+function drawFacts({ device, unavailable_models: left, warnings }) {
   const lines = [
     ["kind", `${device.board_type}${device.emulated ? ` (${t("emulated")})` : ""}`],
     ["address", device.address],
     ["models", [...device.models].sort().join(", ") || UNKNOWN],
     ["labelsOf", Object.entries(device.labels).map(([name, value]) => `${name}=${value}`).sort().join(", ") || UNKNOWN],
     ...Object.entries(left).map(([model, reason]) => ["leftOut", `${model}: ${reason}`]),
+    ...warnings.map((warning) => ["warning", warning]),
   ];
   const key = JSON.stringify([document.documentElement.lang, lines]);
   const list = byId("device-facts");

@@ -252,6 +252,16 @@ async def test_the_workers_of_a_board_are_seen_and_told_what_to_do(board: Gatewa
     assert await page.evaluate("document.activeElement.textContent") == "rk-1"
 
 
+async def test_what_somebody_should_look_at_is_shown_although_the_board_works(
+    board: GatewayUnderTest, page: Page
+) -> None:
+    await board.heartbeat("rk-1", warnings=["8 workers on 4 CPUs"])
+    await opened(page, board.url)
+    await says(page, '[data-device="rk-1"] .state', "ready · 8 workers on 4 CPUs")
+    await page.click('[data-device="rk-1"] h3 button')
+    await says(page, "#device-facts", "Warning8 workers on 4 CPUs")
+
+
 @pytest.mark.parametrize("is_sure", [True, False])
 async def test_a_kill_is_asked_back_first(board: GatewayUnderTest, page: Page, is_sure: bool) -> None:
     asked: list[str] = []
