@@ -33,7 +33,7 @@ test-rknn: $(RKNN_VENV)/.ready ## the rknn backend against Rockchip's simulator 
 bench: $(VENV)/.ready ## what the scheduler costs, beside a bare loop (some minutes; see bench/README.md)
 	$(BIN)/python -m bench.run
 
-bench-placement: $(VENV)/.ready ## measured against target: how well devices are picked (half an hour)
+bench-placement: $(VENV)/.ready ## measured against target: how well devices are picked (a quarter of an hour)
 	$(BIN)/python bench/placement.py
 
 chaos: $(VENV)/.ready-dev ## faults of all kinds on a real cluster: is anything lost? (CHAOS="--seed 7", CHAOS=--help)
