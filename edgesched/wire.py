@@ -339,6 +339,7 @@ def submission_to_pb(submission: Submission) -> tm.SubmitRequest:
         submission_key=submission.submission_key,
         receiver_url=submission.receiver_url,
         remaining_ms=submission.remaining_ms,
+        traceparent=submission.traceparent,
     )
 
 
@@ -351,6 +352,7 @@ def submission(message: tm.SubmitRequest) -> Submission:
         submission_key=message.submission_key,
         receiver_url=message.receiver_url if message.HasField("receiver_url") else None,
         remaining_ms=message.remaining_ms if message.HasField("remaining_ms") else None,
+        traceparent=message.traceparent if message.HasField("traceparent") else None,
     )
 
 

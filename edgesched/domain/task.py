@@ -169,6 +169,7 @@ class Submission:
     submission_key: str
     receiver_url: str | None
     remaining_ms: int | None
+    traceparent: str | None = None  # the trace that it belongs to; the ledger does not keep it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ TASK_STATE_EXPIRED: TaskState
 TASK_STATE_CANCELLED: TaskState
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("model", "file_name", "image", "client_id", "submission_key", "receiver_url", "remaining_ms", "tag")
+    __slots__ = ("model", "file_name", "image", "client_id", "submission_key", "receiver_url", "remaining_ms", "tag", "traceparent")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FILE_NAME_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class SubmitRequest(_message.Message):
     RECEIVER_URL_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     model: str
     file_name: str
     image: bytes
@@ -47,7 +48,8 @@ class SubmitRequest(_message.Message):
     receiver_url: str
     remaining_ms: int
     tag: int
-    def __init__(self, model: _Optional[str] = ..., file_name: _Optional[str] = ..., image: _Optional[bytes] = ..., client_id: _Optional[str] = ..., submission_key: _Optional[str] = ..., receiver_url: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., tag: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, model: _Optional[str] = ..., file_name: _Optional[str] = ..., image: _Optional[bytes] = ..., client_id: _Optional[str] = ..., submission_key: _Optional[str] = ..., receiver_url: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., tag: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class SubmitRequests(_message.Message):
     __slots__ = ("requests",)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgesched import wire
-from edgesched.domain.task import Timings
+from edgesched.domain.task import Submission, Timings
 from edgesched.v1 import types_pb2 as types
 
 
@@ -17,3 +19,18 @@ def test_a_time_that_is_no_duration_is_not_known() -> None:
 def test_timings_are_read_as_they_were_written() -> None:
     timings = Timings(queued_ms=1.0, service_ms=20.0)
     assert wire.timings(wire.timings_to_pb(timings)) == timings
+
+
+def test_a_submission_is_read_as_it_was_written() -> None:
+    plain = Submission(
+        model="shapes",
+        file_name="a.jpg",
+        image=b"x",
+        client_id="me",
+        submission_key="k",
+        receiver_url=None,
+        remaining_ms=None,
+    )
+    whole = replace(plain, receiver_url="http://127.0.0.1:8888", remaining_ms=5, traceparent="00-ab-cd-01")
+    for submission in (plain, whole):
+        assert wire.submission(wire.submission_to_pb(submission)) == submission
