@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -15,6 +16,9 @@ from client.tally import Tally
 from client.waiter import are_known, wait_settled
 from edgesched import wire
 from edgesched.domain.task import Task, TaskId
+
+if TYPE_CHECKING:
+    from edgesched.spans import Tracing
 
 Show = Callable[[str, int, int, str], None]
 """(stage, how many of it are done, of how many, a remark)"""
@@ -36,15 +40,24 @@ class Run:
     """Sends the pictures that the tally has planned, under the keys that the journal has for them."""
 
     def __init__(
-        self, plan: Plan, journal: RunJournal, tally: Tally, *, show: Show, note: Note, tell: Callable[[str], None]
+        self,
+        plan: Plan,
+        journal: RunJournal,
+        tally: Tally,
+        *,
+        show: Show,
+        note: Note,
+        tell: Callable[[str], None],
+        tracing: Tracing | None = None,
     ) -> None:
-        """tell: takes a line for people."""
+        """tell: takes a line for people. tracing: None if it is off."""
         self._plan = plan
         self._journal = journal
         self._tally = tally
         self._show = show
         self._note = note
         self._tell = tell
+        self._tracing = tracing
 
     async def complete(self) -> None:
         """Raises: PeerUnavailable, StorageFailed, NotKnown. Then, as after a crash, the next run resumes this one."""
@@ -99,6 +112,7 @@ class Run:
             patience=Patience.up_to(self._plan.give_up_after_s),
             key_for=self._journal.key_for,
             on_progress=self._on_step,
+            tracing=self._tracing,
         )
 
     def _on_step(self, step: Step) -> None:

@@ -23,7 +23,7 @@ try:
     from client.run import Note, Plan, Run, Show
     from client.run_journal import Destination, RunJournal
     from client.tally import Tally
-    from edgesched import logs, process
+    from edgesched import logs, process, tracing
     from edgesched.domain.task import TaskId
     from edgesched.errors import EdgeSchedError, StartupError, StorageFailed
     from edgesched.settings import SenderSettings, load
@@ -156,8 +156,9 @@ async def _run(settings: SenderSettings, *, has_receiver: bool, wait: bool, ackn
             state_dir = settings.client_state_dir
             journal = await asyncio.to_thread(RunJournal.begin, state_dir, found.pictures, plan.destination)
             with closing(journal):
-                run = Run(plan, journal, tally, show=show, note=note, tell=console.print)
-                await run.complete()
+                async with tracing.opened(settings.otlp_endpoint) as spans:
+                    run = Run(plan, journal, tally, show=show, note=note, tell=console.print, tracing=spans)
+                    await run.complete()
     finally:
         for line in tally.summary(waited=wait):
             console.print(_printable(line))

@@ -9,14 +9,19 @@ import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import grpc
 
+from client import traces
 from client.pictures import Picture, check_size
 from edgesched.domain.task import TaskId
 from edgesched.errors import InvalidInput, PeerUnavailable
 from edgesched.v1 import task_manager_pb2 as pb
 from edgesched.v1 import task_manager_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from edgesched.spans import Span, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +124,7 @@ async def submit_all(
     patience: Patience | None = None,
     key_for: Callable[[Picture], str] | None = None,
     on_progress: Callable[[Step], None] | None = None,
+    tracing: Tracing | None = None,
 ) -> Report:
     """Submit every picture, however long the queue is full and however often the stream breaks.
 
@@ -128,11 +134,14 @@ async def submit_all(
     deadline_s: a task without labels expires that long after its picture was first ready to be sent.
     key_for: the submission key of a picture, asked for once, before it is loaded (in a thread); None: a fresh one.
     on_progress: told of each step as it happens; pictures that have none when this is cancelled were not acknowledged.
+    tracing: begins a trace for each picture, which its task continues; None: it has none from here.
     Raises: PeerUnavailable if there was no answer for longer than `patience`, or if the other side is not a task
     manager.
     """
     header = pb.SubmitRequest(model=model, client_id=client_id, receiver_url=receiver_url)
-    submitter = _Submitter(channel, header, deadline_s, patience or Patience(), key_for or _fresh_key, on_progress)
+    submitter = _Submitter(
+        channel, header, deadline_s, patience or Patience(), key_for or _fresh_key, on_progress, tracing
+    )
     return await submitter.run(pictures, in_flight)
 
 
@@ -147,6 +156,7 @@ class _Submitter:
         patience: Patience,
         key_for: Callable[[Picture], str],
         on_progress: Callable[[Step], None] | None,
+        tracing: Tracing | None,
     ) -> None:
         self._submit_stream = rpc.TaskManagerStub(channel).SubmitStream
         self._header = header
@@ -154,6 +164,7 @@ class _Submitter:
         self._patience = patience
         self._loader = _Loader(key_for)
         self._on_progress = on_progress or (lambda step: None)
+        self._tracing = tracing
         self._limit = asyncio.timeout(patience.first_answer_s)
         self._tags = itertools.count(1)
         self._open: dict[int, _Open] = {}  # at most one per worker
@@ -191,14 +202,19 @@ class _Submitter:
 
     async def _work(self, left: Iterator[Picture]) -> None:
         for picture in left:
-            outcome = await self._submit(picture)
+            span = None if self._tracing is None else traces.begin(self._tracing, self._header.model, picture)
+            outcome = await self._submit(picture, span)
             if isinstance(outcome, Acknowledged):
                 self._acknowledged.append(outcome)
+                if span is not None:
+                    traces.acknowledged(span, outcome)
             else:
                 self._refused.append(outcome)
+                if span is not None:
+                    span.end(error=outcome.reason)
             self._on_progress(outcome)
 
-    async def _submit(self, picture: Picture) -> Acknowledged | Refused:
+    async def _submit(self, picture: Picture, span: Span | None) -> Acknowledged | Refused:
         try:
             key, image = await self._loader.load(picture)
             check_size(len(image))
@@ -210,6 +226,8 @@ class _Submitter:
         except UnicodeEncodeError:
             return Refused(picture=picture, reason="its name is not valid UTF-8; rename it")
         request.MergeFrom(self._header)
+        if span is not None:
+            request.traceparent = span.traceparent
         expires_at = None if self._deadline_s is None else asyncio.get_running_loop().time() + self._deadline_s
         while True:
             reply = await self._ask(_Open(request, len(image), expires_at))

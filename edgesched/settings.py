@@ -33,6 +33,14 @@ HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^:/\[\]\s]+):(?P<port>[0-9
 MIB = 1024 * 1024
 
 
+def is_http_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no such port, or half an IPv6 address
+        return False
+
+
 class ProcessSettings(BaseModel):
     """What every process has."""
 
@@ -54,7 +62,28 @@ class ListeningSettings(ProcessSettings):
     host: str = Field("127.0.0.1", description="address to listen on; there is no authentication yet")
 
 
-class TaskManagerSettings(ListeningSettings):
+class TracedSettings(ProcessSettings):
+    """Of a process that can export traces."""
+
+    common_variables: ClassVar[Mapping[str, str]] = {"otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT"}
+
+    otlp_endpoint: str | None = Field(
+        None,
+        description="a collector of OpenTelemetry traces (OTLP over gRPC), also OTEL_EXPORTER_OTLP_ENDPOINT; "
+        "needs edgesched[otel]; default: no traces",
+    )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_collector(cls, value: str | None) -> str | None:
+        if not value:  # by OpenTelemetry's rules an empty variable counts as unset
+            return None
+        if not is_http_url(value):
+            raise ValueError("give http://HOST:PORT, like http://192.168.1.5:4317")
+        return value
+
+
+class TaskManagerSettings(ListeningSettings, TracedSettings):
     """Tasks: intake, ledger, dispatch, delivery."""
 
     file_stems: ClassVar[tuple[str, ...]] = ("task_manager",)
@@ -106,12 +135,7 @@ class TaskManagerSettings(ListeningSettings):
     @field_validator("gateway_url")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # no such port, or half an IPv6 address
-            is_usable = False
-        if not is_usable:
+        if not is_http_url(value):
             raise ValueError("give http://HOST:PORT, like http://192.168.1.5:6666")
         return value
 
@@ -243,7 +267,7 @@ class ReceiverSettings(ListeningSettings):
     result_dir: Path = Field(Path("workspace/client/data"), description="label files are written below it")
 
 
-class SenderSettings(ProcessSettings):
+class SenderSettings(TracedSettings):
     """Who sends pictures."""
 
     file_stems: ClassVar[tuple[str, ...]] = ("sender",)

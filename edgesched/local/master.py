@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from edgesched import tracing
 from edgesched.settings import UpSettings
 from edgesched.task_manager import app as task_manager
 from gateway import app as gateway
@@ -28,8 +29,9 @@ class Master:
 async def opened(settings: UpSettings) -> AsyncIterator[Master]:
     """Raises: StartupError."""
     async with (
+        tracing.opened(settings.otlp_endpoint) as spans,
         gateway.opened(settings) as parts,
-        task_manager.opened(settings, parts.placement) as manager,
+        task_manager.opened(settings, parts.placement, spans) as manager,
         gateway.listening(
             gateway.build_app(parts, manager.tasks),
             host=settings.host,

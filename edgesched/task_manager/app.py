@@ -8,14 +8,14 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from edgesched import wire
+from edgesched import tracing, wire
 from edgesched.catalogue import Catalogue
 from edgesched.clock import Clock, SystemClock
 from edgesched.domain.device import DeviceId
@@ -48,8 +48,12 @@ from edgesched.task_manager.remote_placement import RemotePlacement
 from edgesched.task_manager.retention import Retention, RetentionLimits
 from edgesched.task_manager.service import TaskManagerService
 from edgesched.task_manager.status import StatusInterceptor
+from edgesched.task_manager.traces import TaskTraces
 from edgesched.task_manager.watchdog import Watchdog
 from edgesched.v1 import task_manager_pb2, task_manager_pb2_grpc
+
+if TYPE_CHECKING:
+    from edgesched.spans import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +65,9 @@ SERVICE_NAME = task_manager_pb2.DESCRIPTOR.services_by_name["TaskManager"].full_
 async def serve(settings: TaskManagerSettings, stop: asyncio.Event) -> None:
     """The task manager alone; the gateway is another process."""
     async with (
+        tracing.opened(settings.otlp_endpoint) as spans,
         RemotePlacement.opened(settings.gateway_url) as placement,
-        opened(settings, placement) as manager,
+        opened(settings, placement, spans) as manager,
     ):
         print(f"READY grpc={manager.address}", flush=True)
         await stop.wait()
@@ -75,9 +80,12 @@ class RunningTaskManager:
 
 
 @asynccontextmanager
-async def opened(settings: TaskManagerSettings, placement: Placement) -> AsyncIterator[RunningTaskManager]:
+async def opened(
+    settings: TaskManagerSettings, placement: Placement, spans: Tracing | None = None
+) -> AsyncIterator[RunningTaskManager]:
     """Open ledger and images, recover, serve; on exit stop accepting, commit what is known, close.
 
+    spans: None: tasks are not traced.
     Raises: StartupError.
     """
     clock = SystemClock()
@@ -98,12 +106,15 @@ async def opened(settings: TaskManagerSettings, placement: Placement) -> AsyncIt
             orphans = await images.recover(await ledger.live_images())
             if orphans:
                 log.info("images.orphans_removed", extra={"count": orphans})
-            parts = await _Parts.wired(settings, ledger, images, catalogue, placement, clock)
+            traces = None if spans is None else TaskTraces(spans)
+            parts = await _Parts.wired(settings, ledger, images, catalogue, placement, clock, traces)
             server, address = _bind(parts.service, settings)  # before any loop runs: it may be refused
             disks = (ledger.until_failed(), images.until_failed())
             async with parts.running(disks), _serving(server):
                 yield RunningTaskManager(address=address, tasks=parts.desk)
                 await parts.drain(settings.drain_timeout_ms)
+            if traces is not None:
+                traces.close()
 
 
 def check_strategy(name: str | None) -> None:
@@ -145,11 +156,12 @@ class _Parts:
         catalogue: Catalogue,
         placement: Placement,
         clock: Clock,
+        traces: TaskTraces | None,
     ) -> _Parts:
         changes = Changes(ledger)
         backlog = Backlog(clock, max_tasks=settings.max_queued_tasks, max_bytes=settings.max_queued_bytes)
         await backlog.load(ledger)
-        events = EventLog(ledger, changes, backlog)
+        events = EventLog(ledger, changes, backlog, traces=traces)
         attempts = await _open_attempts(ledger, clock)
         links = Links(
             attempts,
@@ -197,6 +209,7 @@ class _Parts:
                 max_bytes=settings.max_picture_bytes, max_megapixels=settings.max_picture_megapixels
             ),
             on_accepted=on_accepted,
+            traces=traces,
         )
         watchdog = Watchdog(
             ledger,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
+from edgesched.task_manager.traces import TaskTraces
 from edgesched.wake import Wake
 
 MAX_EVENTS_PER_COMMIT = 512
@@ -22,14 +23,18 @@ Then = Callable[[Applied], None]
 class EventLog:
     """Whoever needs the verdict passes `then`, which runs after the commit; nobody else waits."""
 
-    def __init__(self, ledger: Ledger, changes: Changes, backlog: Backlog) -> None:
+    def __init__(self, ledger: Ledger, changes: Changes, backlog: Backlog, *, traces: TaskTraces | None = None) -> None:
+        """traces: None if tracing is off."""
         self._ledger = ledger
         self._changes = changes
         self._backlog = backlog
+        self._traces = traces
         self.commits = 0
         self.commit_ms = 0.0
         """That all commits together took."""
-        self._waiting: deque[tuple[LedgerEvent, Then | None]] = deque()
+        self._waiting: deque[tuple[LedgerEvent, Then | None, int]] = (
+            deque()
+        )  # the last one: when it was added, if traced
         self._wake = Wake()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -39,7 +44,7 @@ class EventLog:
 
         is_urgent: None: if somebody waits for the verdict.
         """
-        self._waiting.append((event, then))
+        self._waiting.append((event, then, 0 if self._traces is None else self._traces.now_ns()))
         self._idle.clear()
         if is_urgent or (is_urgent is None and then is not None):
             self._wake.now()
@@ -59,10 +64,12 @@ class EventLog:
             if self._waiting:
                 self._wake.now()
             started_s = time.monotonic()
-            applied = await self._ledger.apply_many([event for event, _ in batch])
+            applied = await self._ledger.apply_many([event for event, _, _ in batch])
             self.commit_ms += (time.monotonic() - started_s) * 1000
             self.commits += 1
-            for (_, then), outcome in zip(batch, applied, strict=True):
+            for (event, then, added_ns), outcome in zip(batch, applied, strict=True):
+                if self._traces is not None:
+                    self._traces.committed(event, outcome, added_ns)
                 self.announce(outcome)
                 if then is not None:
                     then(outcome)
@@ -74,3 +81,5 @@ class EventLog:
         if outcome.task is not None and outcome.before is not None and not outcome.is_stale:
             self._backlog.observe(outcome.before, outcome.task)
             self._changes.publish(outcome.task)
+            if self._traces is not None:
+                self._traces.announced(outcome.task)

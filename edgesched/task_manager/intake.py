@@ -17,6 +17,7 @@ from edgesched.images.base import ImageStore
 from edgesched.ledger.base import Accepted, Ledger
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.pictures import PictureLimits, check_file_name, check_picture
+from edgesched.task_manager.traces import TaskTraces
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class _Waiting:
     submission: Submission
     digest: str
     stored: asyncio.Future[Task]
+    arrived_ns: int  # if it is traced
 
 
 class Intake:
@@ -48,13 +50,16 @@ class Intake:
         *,
         picture_limits: PictureLimits,
         on_accepted: Callable[[Sequence[Task]], None],
+        traces: TaskTraces | None = None,
     ) -> None:
+        """traces: None if tracing is off."""
         self._ledger = ledger
         self._images = images
         self._catalogue = catalogue
         self._backlog = backlog
         self._picture_limits = picture_limits
         self._on_accepted = on_accepted
+        self._traces = traces
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
@@ -76,8 +81,9 @@ class Intake:
         if self._waiting_bytes > MAX_WAITING_BYTES:
             raise Overloaded("pictures come faster than the disk can store them; slow down", retry_after_ms=200)
         self._backlog.reserve(len(submission.image))
+        arrived_ns = 0 if self._traces is None else self._traces.now_ns()
         digest = hashlib.sha256(submission.image).hexdigest()
-        waiting = _Waiting(submission, digest, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(submission, digest, asyncio.get_running_loop().create_future(), arrived_ns)
         self._waiting.append(waiting)
         self._waiting_bytes += len(submission.image)
         self._wake.set()
@@ -150,6 +156,8 @@ class Intake:
         for waiting, row, outcome in zip(batch, rows, accepted, strict=True):
             if not outcome.created:
                 self._backlog.give_back(row.size_bytes)
+            elif self._traces is not None:
+                self._traces.accepted(outcome.task, waiting.submission.traceparent, waiting.arrived_ns)
             if waiting.stored.done():
                 continue
             if outcome.conflict:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import grpc.aio
@@ -20,6 +20,9 @@ from edgesched.settings import TaskManagerSettings
 from edgesched.task_manager.app import opened
 from edgesched.v1 import task_manager_pb2 as pb
 from edgesched.v1 import task_manager_pb2_grpc as pb_grpc
+
+if TYPE_CHECKING:
+    from edgesched.spans import Tracing
 
 
 def small_jpeg(seed: int = 0, width: int = 64, height: int = 48) -> bytes:
@@ -69,7 +72,9 @@ class Client:
 
 
 @asynccontextmanager
-async def task_manager(workspace: Path, placement: Placement, **settings: Any) -> AsyncIterator[Client]:
+async def task_manager(
+    workspace: Path, placement: Placement, *, spans: Tracing | None = None, **settings: Any
+) -> AsyncIterator[Client]:
     defaults: dict[str, Any] = {
         "grpc_port": 0,
         "ledger_path": workspace / "ledger.sqlite3",
@@ -80,7 +85,7 @@ async def task_manager(workspace: Path, placement: Placement, **settings: Any) -
         "drain_timeout_ms": 500,
     }
     async with (
-        opened(TaskManagerSettings(**(defaults | settings)), placement) as running,
+        opened(TaskManagerSettings(**(defaults | settings)), placement, spans) as running,
         grpc.aio.insecure_channel(running.address, options=wire.CHANNEL_OPTIONS) as channel,
     ):
         yield Client(stub=pb_grpc.TaskManagerStub(channel), channel=channel, address=running.address)

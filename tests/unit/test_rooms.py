@@ -26,9 +26,13 @@ TASK_MANAGER = COMMON | {
     "edgesched.placement",
     "edgesched.ledger",
     "edgesched.images",
+    "edgesched.spans",
+    "edgesched.tracing",
     "edgesched.wire",
 }
 CLIENT = {"edgesched.domain", "edgesched.wire", "edgesched.v1", "edgesched.errors", "edgesched.rest", "grpc", "aiohttp"}
+CLIENT |= {"edgesched.spans"}
+SENDER = CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "edgesched.tracing", "rich", "typer"}
 AGENT = COMMON | {"edgesched.wire", "edgesched.v1", "grpc", "grpc_health", "aiohttp", "psutil", "watchdog"}
 AGENT |= {"yarl"}  # aiohttp's own URL type
 
@@ -43,6 +47,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "edgesched.catalogue": {"edgesched.errors", "pydantic"},
     "edgesched.process": {"edgesched.errors", "edgesched.logs", "edgesched.settings", "uvloop"},
     "edgesched.wake": set(),
+    "edgesched.tracing": {"edgesched.spans"},
+    "edgesched.spans": {"edgesched", "opentelemetry"},
     "edgesched.rest": {"edgesched.domain", "edgesched.errors", "edgesched.ports", "pydantic"},
     "edgesched.domain": {"edgesched.errors"},
     "edgesched.ports": {"edgesched.domain"},
@@ -68,7 +74,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "agents.metrics": AGENT | {"agents", "prometheus_client"},
     "agents.worker": {"numpy", "cv2", "onnxruntime", "acl", "cuda", "rknnlite", "tensorrt"},
     "client": CLIENT,
-    "client.send_pic": CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "rich", "typer"},
+    "client.send_pic": SENDER,
     "client.rst_recv": CLIENT | {"edgesched.settings", "edgesched.logs", "edgesched.process", "rich", "typer"},
     "edgesched.demo": {"edgesched.domain", "edgesched.errors", "edgesched.wire", "edgesched.local", "client"}
     | {"numpy", "cv2", "grpc", "rich"},
@@ -78,6 +84,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "edgesched.domain",
         "edgesched.settings",
         "edgesched.task_manager",
+        "edgesched.tracing",
         "gateway",
     },
 }

@@ -9,7 +9,16 @@ import pytest
 
 from edgesched import wire
 from edgesched.errors import StartupError
-from edgesched.settings import PROCESSES, AgentSettings, GatewaySettings, TaskManagerSettings, UpSettings, load
+from edgesched.settings import (
+    PROCESSES,
+    AgentSettings,
+    GatewaySettings,
+    SenderSettings,
+    TaskManagerSettings,
+    TracedSettings,
+    UpSettings,
+    load,
+)
 
 CONFIG_FILES = Path(__file__).parents[2] / "config_files"
 
@@ -71,6 +80,19 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monke
     assert loaded.origins["browser_port"] == "environment EDGESCHED_BROWSER_PORT"
     assert loaded.origins["heartbeat_interval_ms"] == f"file {file}"
     assert loaded.origins["host"] == "default"
+
+
+@pytest.mark.parametrize("kind", [TaskManagerSettings, UpSettings, SenderSettings])
+def test_opentelemetrys_own_variable_turns_traces_on_and_an_empty_one_does_not(
+    kind: type[TracedSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(kind).settings.otlp_endpoint is None
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    assert load(kind).settings.otlp_endpoint is None
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://theirs:4317")
+    assert load(kind).settings.otlp_endpoint == "http://theirs:4317"
+    monkeypatch.setenv("EDGESCHED_OTLP_ENDPOINT", "http://ours:4317")
+    assert load(kind).settings.otlp_endpoint == "http://ours:4317"
 
 
 def test_a_directory_gives_up_the_files_of_both_its_parts(tmp_path: Path) -> None:
