@@ -63,6 +63,7 @@ class LedgerEvent:
     every other event about an attempt must name the current one, or it changes nothing (Applied.is_stale).
     SENT_OUT and FINISHED of an open task whose deadline has passed by the ledger's clock make it EXPIRED instead.
     GAVE_UP, ATTEMPT_FAILED and DEVICE_LOST carry the failure; FINISHED carries the result; PICTURE_LOST gives a reason.
+    at_ms: when it happened, by the ledger's clock; None: now. An event may wait for the commit that it shares.
     """
 
     task_id: TaskId
@@ -72,6 +73,7 @@ class LedgerEvent:
     reason: str = ""
     failure: Failure | None = None
     result: Result | None = None
+    at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,7 +160,10 @@ def transition(
     current: the row of task.attempt_id while the task is DISPATCHED or RUNNING; else None.
     named: the row of event.attempt_id, if there is one.
     revision: what the task gets if it changes.
+    now_ms: the ledger's clock; the event may have happened earlier, but not before the last change of the task.
     """
+    if event.at_ms is not None:
+        now_ms = min(now_ms, max(event.at_ms, task.updated_at_ms))
     if event.event in _TOO_LATE and is_overdue(task, now_ms):
         event = LedgerEvent(task_id=task.task_id, event=Event.EXPIRED)
     try:

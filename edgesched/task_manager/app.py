@@ -161,7 +161,7 @@ class _Parts:
         changes = Changes(ledger)
         backlog = Backlog(clock, max_tasks=settings.max_queued_tasks, max_bytes=settings.max_queued_bytes)
         await backlog.load(ledger)
-        events = EventLog(ledger, changes, backlog, traces=traces)
+        events = EventLog(ledger, changes, backlog, clock=clock, traces=traces)
         attempts = await _open_attempts(ledger, clock)
         links = Links(
             attempts,

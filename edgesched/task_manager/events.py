@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
+from edgesched.clock import Clock
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
@@ -23,9 +25,12 @@ Then = Callable[[Applied], None]
 class EventLog:
     """Whoever needs the verdict passes `then`, which runs after the commit; nobody else waits."""
 
-    def __init__(self, ledger: Ledger, changes: Changes, backlog: Backlog, *, traces: TaskTraces | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, changes: Changes, backlog: Backlog, *, clock: Clock, traces: TaskTraces | None = None
+    ) -> None:
         """traces: None if tracing is off."""
         self._ledger = ledger
+        self._clock = clock
         self._changes = changes
         self._backlog = backlog
         self._traces = traces
@@ -44,6 +49,7 @@ class EventLog:
 
         is_urgent: None: if somebody waits for the verdict.
         """
+        event = replace(event, at_ms=self._clock.wall_ms())  # not the commit's time: people look at these
         self._waiting.append((event, then, 0 if self._traces is None else self._traces.now_ns()))
         self._idle.clear()
         if is_urgent or (is_urgent is None and then is not None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,36 @@ async def test_a_whole_life(ledger: Ledger, clock: SetClock) -> None:
     assert (attempt.failure, attempt.timings) == (None, labels().timings)
     assert details.result == labels()
     assert await ledger.result(task.task_id) == labels()
+
+
+async def test_an_event_has_the_time_at_which_it_happened_not_that_of_its_commit(
+    ledger: Ledger, clock: SetClock
+) -> None:
+    task = await accepted(ledger)
+    sent_at_ms = clock.wall_ms + 10
+    clock.wall_ms += 60
+    done_at_ms = clock.wall_ms - 5
+    await ledger.apply_many(
+        [
+            replace(sent_out(task.task_id, "a1"), at_ms=sent_at_ms),
+            replace(finished(task.task_id, "a1"), at_ms=done_at_ms),
+        ]
+    )
+    details = await ledger.details(task.task_id)
+    (attempt,) = details.attempts
+    assert (attempt.started_at_ms, attempt.ended_at_ms) == (sent_at_ms, done_at_ms)
+    assert details.task.updated_at_ms == done_at_ms
+
+
+@pytest.mark.parametrize("wrong_by_ms", [-3_600_000, 3_600_000])
+async def test_an_event_is_neither_later_than_now_nor_before_the_change_that_it_follows(
+    ledger: Ledger, clock: SetClock, wrong_by_ms: int
+) -> None:
+    task = await accepted(ledger)
+    clock.wall_ms += 50
+    await ledger.apply_many([replace(sent_out(task.task_id, "a1"), at_ms=clock.wall_ms + wrong_by_ms)])
+    (attempt,) = (await ledger.details(task.task_id)).attempts
+    assert task.updated_at_ms <= attempt.started_at_ms <= clock.wall_ms
 
 
 async def test_many_steps_of_one_task_in_one_call_are_applied_in_order(ledger: Ledger) -> None:

@@ -34,7 +34,9 @@ class CountingLedger(MemoryLedger):
 
 @asynccontextmanager
 async def running(ledger: CountingLedger) -> AsyncIterator[EventLog]:
-    events = EventLog(ledger, Changes(ledger), Backlog(SystemClock(), max_tasks=100, max_bytes=1_000_000))
+    clock = SystemClock()
+    backlog = Backlog(clock, max_tasks=100, max_bytes=1_000_000)
+    events = EventLog(ledger, Changes(ledger), backlog, clock=clock)
     task = asyncio.create_task(events.run())
     try:
         yield events
