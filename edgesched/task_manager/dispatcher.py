@@ -31,6 +31,7 @@ LARGEST_BITE = 256
 DEEPEST_LOOK = 1_024  # into one line, when its first tasks wait for busy devices while another device has room
 LOOK_AGAIN_MS = 1_000.0  # at least this often, hint or no hint
 MAX_SAMPLES = 4_096
+FLEET_PAUSE_S = 0.1  # changes of the fleet that come within this time are one: a thousand boards may register at once
 
 
 class Dispatcher:
@@ -125,6 +126,7 @@ class Dispatcher:
             await self._placement.wait_for_change()
             self._is_fleet_new = True
             self._wake.set()
+            await asyncio.sleep(FLEET_PAUSE_S)
 
     async def _rest(self) -> None:
         delay_ms = self._queue.next_delay_ms(self._clock.monotonic_ms())

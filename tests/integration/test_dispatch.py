@@ -10,6 +10,7 @@ from aiohttp import web
 
 from edgesched.domain.lifecycle import State
 from edgesched.ports import PlacementPlan, PlacementRequest
+from edgesched.task_manager.dispatcher import FLEET_PAUSE_S
 from edgesched.v1 import agent_pb2 as pb
 from edgesched.v1 import types_pb2 as types
 from edgesched.v1.task_manager_pb2 import TASK_STATE_DONE, TASK_STATE_QUEUED
@@ -379,3 +380,29 @@ async def test_a_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
             async with task_manager(tmp_path, ListedBoards([board]), drain_timeout_ms=50) as client:
                 task_id = await client.submit()
                 await client.until(task_id, lambda task: task.state is State.RUNNING)
+
+
+async def test_boards_that_register_all_at_once_are_looked_at_together(tmp_path: Path) -> None:
+    class Growing(ListedBoards):
+        """A fleet that has changed 500 times before anybody asks."""
+
+        changes = 500
+
+        async def wait_for_change(self) -> None:
+            if self.changes == 0:
+                await asyncio.Event().wait()
+            self.changes -= 1
+
+        async def place(self, request: PlacementRequest) -> PlacementPlan:
+            if len(self.requests) == 3:
+                looked_three_times.set()
+            return await super().place(request)
+
+    looked_three_times = asyncio.Event()
+    placement = Growing([])
+    async with task_manager(tmp_path, placement), asyncio.timeout(10):
+        started_at = asyncio.get_running_loop().time()
+        await looked_three_times.wait()
+        passed_s = asyncio.get_running_loop().time() - started_at
+
+    assert Growing.changes - placement.changes <= passed_s / FLEET_PAUSE_S + 3
