@@ -30,8 +30,8 @@ browser: ## Chromium for the tests of the dashboard: installed where it is missi
 test-rknn: $(RKNN_VENV)/.ready ## the rknn backend against Rockchip's simulator (x86_64 or aarch64; 1.5 GB, installed once)
 	$(RKNN_VENV)/bin/python -m pytest -c tests/rknn/pytest.ini --rootdir . tests/rknn
 
-bench: $(VENV)/.ready ## what the scheduler costs, beside a bare loop (some minutes; see bench/README.md)
-	$(BIN)/python -m bench.run
+bench: $(VENV)/.ready ## what the scheduler costs, beside a bare loop (some minutes; BENCH="--soak", BENCH=--help)
+	GRPC_VERBOSITY=NONE $(BIN)/python -m bench.run $(BENCH)
 
 bench-placement: $(VENV)/.ready ## measured against target: how well devices are picked (a quarter of an hour)
 	$(BIN)/python bench/placement.py

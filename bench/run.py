@@ -7,12 +7,15 @@ it, because these machines are noisy.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import uvloop
 from rich.console import Console
 
@@ -44,13 +47,43 @@ ONLY_WHEN_ASKED = ("stages", "soak")
 WIDTH = 200  # of a table that goes into a file
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupied:
+    """CPU seconds of this machine and of the bench. What others take is missing from every absolute figure."""
+
+    at_s: float
+    machine_s: float
+    ours_s: float
+
+    @classmethod
+    def now(cls) -> Occupied:
+        machine, ours = psutil.cpu_times(), os.times()
+        idle_s = machine.idle + machine.iowait
+        return cls(
+            at_s=time.monotonic(),
+            machine_s=sum(machine) - machine.guest - machine.guest_nice - idle_s,
+            ours_s=ours.user + ours.system + ours.children_user + ours.children_system,
+        )
+
+    def by_others(self) -> tuple[float, float]:
+        """CPUs that others kept busy since then, on average, and the seconds that have passed."""
+        now = Occupied.now()
+        seconds = now.at_s - self.at_s
+        busy_s = (now.machine_s - self.machine_s) - (now.ours_s - self.ours_s)
+        return max(0.0, busy_s / seconds), seconds
+
+
 async def run(setup: Setup, parts: Sequence[str], json_path: Path) -> None:
     figures: list[Figure] = []
     for name in parts:
-        started = time.monotonic()
         setup.say(f"[bold]{name}[/bold]")
+        before = Occupied.now()
         figures += await PARTS[name](setup)
-        setup.say(f"{name}: {time.monotonic() - started:.0f} s")
+        others, seconds = before.by_others()
+        setup.say(f"{name}: {seconds:.0f} s; other processes kept {others:.1f} of {os.cpu_count()} CPUs busy")
+        figures.append(
+            Figure(what=f"CPUs that others kept busy: {name}", value=others, unit="CPUs", setting=f"{seconds:.0f} s")
+        )
     if figures:
         print_table(setup.console, figures)
         write_json(json_path, figures)
