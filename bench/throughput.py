@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import grpc.aio
 
 from bench import plain_loop
-from bench.closed_loop import delivered_loop, rate_of
-from bench.cluster import Cluster, cluster
+from bench.closed_loop import ClosedLoop, delivered_loop, rate_of
+from bench.cluster import Cluster, Cost, cluster
 from bench.figures import Figure, spread
 from bench.setup import Setup, cpu_figures, cpu_ms_per_task, latency_figures, no_work
 from client.pictures import Picture
@@ -32,51 +32,76 @@ WARM_UP_EMPTY = 500
 LABEL_FILE: Wire[LabelledPicture] = Wire(LabelledPicture)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """Rates per second; CPU milliseconds per picture of the closed loop, by process."""
+
+    bare: float
+    closed: float
+    opened: float
+    cpu_ms: dict[str, float]
+    took_ms: list[float]
+    digests: dict[str, str]  # file name -> of the labels that the plain loop found
+
+
 async def pictures_per_s(setup: Setup) -> list[Figure]:
     """The plain loop, the closed loop and the open loop take turns, so that all see the same machine."""
-    model = read_model(setup.model_dir)
-    batch = setup.batch(setup.count)
+    model = read_model(setup.model_dir).name
     workspace = setup.directory / "pictures-per-s"
-    ratios, open_ratios, took_ms, costs = [], [], [], []
+    rounds: list[_Round] = []
     async with (
         cluster(workspace, models_dir=setup.model_dir.parent, with_receiver=True) as running,
-        delivered_loop(running.grpc, model=model.name, label_dir=workspace / "closed-labels") as loop,
+        delivered_loop(running.grpc, model=model, label_dir=workspace / "closed-labels") as loop,
     ):
-        await loop.run(setup.batch(WARM_UP), clients=CLIENTS)  # warm
-        await send(running, batch, model.name)
-        for number in range(setup.repeat):
-            bare = await bare_loop(setup)
-            before = running.costs()
-            laps = await loop.run(batch, clients=CLIENTS)
-            costs.append(cpu_ms_per_task(before, running.costs(), len(laps)))
-            took_ms += [lap.ms for lap in laps]
-            open_rate = len(batch) / await send(running, batch, model.name)
-            ratios.append(rate_of(laps) / bare["pictures_per_s"])
-            open_ratios.append(open_rate / bare["pictures_per_s"])
+        await loop.run(setup.batch(WARM_UP), clients=CLIENTS)
+        await send(running, setup.batch(WARM_UP), model)
+        for _ in range(setup.repeat):
+            rounds.append(found := await _round(setup, running, loop, model))
             setup.say(
-                f"round {number + 1}: plain loop {bare['pictures_per_s']:.0f}/s, edgesched {rate_of(laps):.0f}/s, "
-                f"ratio {ratios[-1]:.3f}; open loop {open_rate:.0f}/s, ratio {open_ratios[-1]:.3f}"
+                f"plain loop {found.bare:.0f}/s, edgesched {found.closed:.0f}/s, ratio {found.closed / found.bare:.3f}; "
+                f"open loop {found.opened:.0f}/s, ratio {found.opened / found.bare:.3f}"
             )
         after = running.costs()
     assert running.label_dir is not None
     for label_dir in (workspace / "closed-labels", running.label_dir):
-        check_labels(label_dir / model.name / "rst", bare["digests"])
-    setting = f"'power', 2 workers, {CLIENTS} clients, delivered"
-    others = "'power', 2 workers, all sent at once, 8 unacknowledged, delivered"
-    return [
-        Figure(what="pictures/s against the plain loop", value=median(ratios), unit="ratio", setting=setting,
-               gate=0.87, goal=0.95, is_least=True, note=spread(ratios)),
-        *cpu_figures(costs, after, of="picture", setting=setting, limits={"master": (0.6, 0.4), "agent-0": (0.5, 0.3)}),
-        *latency_figures(took_ms, of="one picture, until its labels are there", setting=setting),
-        Figure(what="pictures/s against the plain loop, open loop", value=median(open_ratios), unit="ratio",
-               setting=others, note=spread(open_ratios)),
-    ]  # fmt: skip
+        check_labels(label_dir / model / "rst", rounds[-1].digests)
+    return _figures(rounds, after)
 
 
-async def bare_loop(setup: Setup) -> dict[str, Any]:
-    return await asyncio.to_thread(
+async def _round(setup: Setup, running: Cluster, loop: ClosedLoop, model: str) -> _Round:
+    batch = setup.batch(setup.count)
+    bare = await asyncio.to_thread(
         plain_loop.measure, setup.model_dir, setup.picture_dir, count=setup.count, processes=2
     )
+    before = running.costs()
+    laps = await loop.run(batch, clients=CLIENTS)
+    cpu_ms = cpu_ms_per_task(before, running.costs(), len(laps))
+    del cpu_ms["receiver"]  # that one is for the open loop
+    return _Round(
+        bare=bare["pictures_per_s"],
+        closed=rate_of(laps),
+        opened=len(batch) / await send(running, batch, model),
+        cpu_ms=cpu_ms,
+        took_ms=[lap.ms for lap in laps],
+        digests=bare["digests"],
+    )
+
+
+def _figures(rounds: Sequence[_Round], after: Mapping[str, Cost]) -> list[Figure]:
+    closed = f"'power', 2 workers, {CLIENTS} clients, delivered"
+    opened = f"'power', 2 workers, all sent at once with {CLIENTS} unacknowledged, delivered"
+    ratios = [one.closed / one.bare for one in rounds]
+    open_ratios = [one.opened / one.bare for one in rounds]
+    took_ms = [ms for one in rounds for ms in one.took_ms]
+    costs = [one.cpu_ms for one in rounds]
+    return [
+        Figure(what="pictures/s against the plain loop", value=median(ratios), unit="ratio", setting=closed,
+               gate=0.87, goal=0.95, is_least=True, note=spread(ratios)),
+        *cpu_figures(costs, after, of="picture", setting=closed, limits={"master": (0.6, 0.4), "agent-0": (0.5, 0.3)}),
+        *latency_figures(took_ms, of="one picture, until its labels are there", setting=closed),
+        Figure(what="pictures/s against the plain loop, open loop", value=median(open_ratios), unit="ratio",
+               setting=opened, note=spread(open_ratios)),
+    ]  # fmt: skip
 
 
 async def send(running: Cluster, pictures: Sequence[Picture], model: str) -> float:
