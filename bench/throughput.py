@@ -58,7 +58,7 @@ async def pictures_per_s(setup: Setup) -> list[Figure]:
         for _ in range(setup.repeat):
             rounds.append(found := await _round(setup, running, loop, model))
             setup.say(
-                f"plain loop {found.bare:.0f}/s, edgesched {found.closed:.0f}/s, ratio {found.closed / found.bare:.3f}; "
+                f"plain {found.bare:.0f}/s, edgesched {found.closed:.0f}/s, ratio {found.closed / found.bare:.3f}; "
                 f"open loop {found.opened:.0f}/s, ratio {found.opened / found.bare:.3f}"
             )
         after = running.costs()
