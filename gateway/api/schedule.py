@@ -25,7 +25,7 @@ MAX_TASKS_PER_REQUEST = 10_000
 LONGEST_SHOWN, MOST_SHOWN = 40, 8
 
 OF_ATTEMPT = ("elapsed_ms", "predicted_remaining_ms", "transfer_remaining_ms")
-OF_SAMPLE = ("service_ms", "transfer_ms", "total_ms", "predicted_ms")
+OF_SAMPLE = ("service_ms", "transfer_ms", "total_ms", "predicted_ms", "waited_ms", "decode_ms", "infer_ms")
 
 ASSUMPTION = "as if nothing were in flight: only the task manager knows what is, and says so with each of its requests"
 

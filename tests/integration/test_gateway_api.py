@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from edgesched import rest
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import Task, TaskDetails, TaskFilter, TaskId
-from edgesched.ports import Asker, PlacementPlan
+from edgesched.ports import Asker, FinishedSample, PlacementPlan
 from gateway.app import MAX_BODY_BYTES
 from tests.support.fleets import in_flight, request, task
 from tests.support.gateways import GatewayUnderTest, agent_port, gateway_under_test
@@ -165,6 +167,18 @@ async def test_a_malformed_placement_names_what_is_wrong(two_boards: GatewayUnde
     answer = await two_boards.call("POST", "/schedule", body)
     assert answer.status == 400
     assert named in answer.body["detail"]
+
+
+SAMPLE: dict[str, Any] = dict.fromkeys(field.name for field in fields(FinishedSample) if field.name.endswith("_ms"))
+SAMPLE |= {"device_id": "fast", "model": "shapes", "size_bytes": 1, "total_ms": 1.0, "succeeded": True}
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLE if name.endswith("_ms")])
+async def test_no_duration_of_a_sample_may_be_endless(two_boards: GatewayUnderTest, name: str) -> None:
+    asked = {"tasks": [], "in_flight": [], "finished": [SAMPLE | {name: math.inf}]}
+    answer = await two_boards.call("POST", "/schedule", json.dumps(asked).replace("Infinity", "1e999").encode())
+    assert answer.status == 400
+    assert f"finished.0.{name}" in answer.body["detail"]
 
 
 @pytest.mark.parametrize(
