@@ -50,7 +50,7 @@ def call(url: str, method: str, path: str, body: bytes | None = None, *, timeout
         raise (PeerUnavailable if error.code >= 500 else InvalidInput)(detail) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise PeerUnavailable(f"no gateway answers at {url} ({reason}); name another --url") from error
+        raise PeerUnavailable(f"no gateway answers at {url} ({reason}); name the right URL") from error
 
 
 def quoted(name: str) -> str:
