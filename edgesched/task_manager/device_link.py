@@ -168,6 +168,9 @@ class DeviceLink:
             await self._wanted.wait()
             opened_at = time.monotonic()
             said_hello = await self._one_stream()
+            if (this := asyncio.current_task()) is not None and this.cancelling():
+                # Its halves broke in the same moment: then their task group says so, and forgets the cancellation.
+                raise asyncio.CancelledError
             self.is_open = False
             self._control.clear()
             self._parts.clear()
