@@ -72,6 +72,22 @@ def claim(directory: Path, ledger_id: str) -> None:
         raise StartupError(f"the picture directory {directory} cannot be used: {error.strerror}") from error
 
 
+def refuse_if_orphaned(directory: Path, ledger_path: Path) -> None:
+    """Before a new ledger is made: pictures that belong to one mean that it has gone.
+
+    Raises: StartupError.
+    """
+    try:
+        owner = None if ledger_path.exists() or not segment_numbers(directory) else owner_of(directory)
+    except OSError:
+        return  # no directory, as a rule; whoever opens it says what is wrong with it
+    if owner is not None:
+        raise StartupError(
+            f"there is no ledger {ledger_path}, but {directory} holds the pictures of one ({owner}): correct --ledger, "
+            "bring it back with `edgesched ledger restore`, or give --upload_path another directory to begin anew"
+        )
+
+
 def read(directory: Path, place: Place) -> bytes | None:
     """None if it is not there as it was stored. Raises: StorageFailed if the system refuses (no descriptor left, say).
 

@@ -23,7 +23,7 @@ from edgesched.domain.lifecycle import State
 from edgesched.domain.task import AttemptId, Task
 from edgesched.errors import InvalidInput, StartupError
 from edgesched.images.base import ImageStore
-from edgesched.images.segment_files import claim
+from edgesched.images.segment_files import claim, refuse_if_orphaned
 from edgesched.images.segments import SegmentImageStore
 from edgesched.ledger.base import Ledger
 from edgesched.ledger.sqlite import SqliteLedger
@@ -92,6 +92,7 @@ async def opened(
     check_strategy(settings.strategy)
     catalogue = read_catalogue(settings)
     lock_path = settings.ledger_path.with_suffix(".lock")
+    await asyncio.to_thread(refuse_if_orphaned, settings.upload_path, settings.ledger_path)
     with sole_user(lock_path, f"the ledger {settings.ledger_path}", "stop that one, or give this one --ledger"):
         async with (
             SqliteLedger.opened(settings.ledger_path, now_ms=clock.wall_ms, durability=settings.durability) as ledger,

@@ -168,9 +168,6 @@ class DeviceLink:
             await self._wanted.wait()
             opened_at = time.monotonic()
             said_hello = await self._one_stream()
-            if (this := asyncio.current_task()) is not None and this.cancelling():
-                # Its halves broke in the same moment: then their task group says so, and forgets the cancellation.
-                raise asyncio.CancelledError
             self.is_open = False
             self._control.clear()
             self._parts.clear()
@@ -198,11 +195,8 @@ class DeviceLink:
                 await self._listener.hello(self, hello)
                 for item in others:
                     self._take(item)
-                async with asyncio.TaskGroup() as halves:
-                    halves.create_task(self._read(stream), name=f"read {self.device_id}")
-                    halves.create_task(self._write(stream), name=f"write {self.device_id}")
-            except* _Broken as group:
-                cause = group.exceptions[0]
+                await self._serve(stream)
+            except _Broken as cause:
                 log.log(
                     logging.INFO if isinstance(cause, _Ended) else logging.WARNING,
                     "stream.ended",
@@ -213,6 +207,25 @@ class DeviceLink:
             finally:
                 stream.cancel()
         return said_hello
+
+    async def _serve(self, stream: Stream) -> None:
+        """Until it breaks. Raises: _Broken.
+
+        No TaskGroup: when this is cancelled in the moment in which a half breaks, it tells of the break alone, and
+        whoever waits for the end of this link waits for ever.
+        """
+        halves = {
+            asyncio.create_task(self._read(stream), name=f"read {self.device_id}"),
+            asyncio.create_task(self._write(stream), name=f"write {self.device_id}"),
+        }
+        try:
+            await asyncio.wait(halves, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for half in halves:
+                half.cancel()
+            await asyncio.wait(halves)
+        errors = [error for half in halves if not half.cancelled() and (error := half.exception()) is not None]
+        raise min(errors, key=lambda error: isinstance(error, _Broken))  # a bug first, if there is one
 
     async def _greet(self, stream: Stream) -> tuple[pb.Hello, Sequence[pb.FromAgent]]:
         """Returns: the board's Hello, and what came with it."""

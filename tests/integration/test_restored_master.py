@@ -148,9 +148,21 @@ async def test_the_pictures_of_another_ledger_are_not_deleted(tmp_path: Path) ->
     async with task_manager(tmp_path, NOBODY) as client:
         task_id = await client.submit()
     before = {path.name: path.read_bytes() for path in (tmp_path / "upload").iterdir()}
-    with pytest.raises(StartupError, match="belong to ledger"):
+    with pytest.raises(StartupError, match="there is no ledger"):
         async with task_manager(tmp_path, NOBODY, ledger_path=tmp_path / "mistyped.sqlite3"):
             pass
     assert {path.name: path.read_bytes() for path in (tmp_path / "upload").iterdir()} == before
     async with serving(FakeBoard("b1")) as board, task_manager(tmp_path, ListedBoards([board])) as client:
         await client.until(task_id, lambda task: task.state is State.DONE)
+
+
+async def test_a_ledger_that_has_gone_is_missed_before_a_new_one_is_made(tmp_path: Path) -> None:
+    async with task_manager(tmp_path, NOBODY) as client:
+        await client.submit()
+    ledger = tmp_path / "ledger.sqlite3"
+    for path in tmp_path.glob("ledger.sqlite3*"):
+        path.unlink()
+    with pytest.raises(StartupError, match=r"there is no ledger .*edgesched ledger restore"):
+        async with task_manager(tmp_path, NOBODY):
+            pass
+    assert not ledger.exists(), "it would hide that the other one has gone"
