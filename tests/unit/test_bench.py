@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bench.failover import recovery
 from bench.figures import Figure
-from bench.soak import growth
+from bench.soak import Sample, growth
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,13 +55,23 @@ def test_a_survivor_that_could_work_faster_alone_is_not_back_at_its_old_rate() -
     assert 1.5 <= seconds <= 2.0
 
 
-def test_growth_counts_from_the_end_of_the_warm_up_and_for_each_process() -> None:
+def samples(sizes: Sequence[int], *, pictures_each: int) -> list[Sample]:
+    return [Sample(done=i * pictures_each, resident_bytes={"master": size}) for i, size in enumerate(sizes)]
+
+
+def test_growth_counts_from_the_end_of_the_warm_up() -> None:
     sizes = [50, 90, 99, 100, 100, 101, 102, 103, 104, 110]
 
-    (found,) = growth([{"master": size} for size in sizes], "")
+    (found,) = growth(samples(sizes, pictures_each=20_000), "")
 
     assert found.value == pytest.approx(10)
     assert found.verdict() == "MISSED"
+
+
+def test_a_run_that_is_over_before_the_caches_are_full_is_not_judged() -> None:
+    (found,) = growth(samples([50, 60, 70, 80, 90], pictures_each=5_000), "")
+
+    assert found.verdict() == ""
 
 
 def test_the_bench_shows_where_the_time_of_every_picture_goes(tmp_path: Path) -> None:
