@@ -27,14 +27,14 @@ async def many_devices(setup: Setup) -> list[Figure]:
         costs[devices] = median(cpu_ms)
         setting = f"'power', no-op devices, {CLIENTS} clients, {PICTURE_BYTES / 1000:g} KB, heartbeats every 2 s"
         figures += [
-            Figure(what=f"tasks/s, {devices} devices", value=median(rates), unit="/s", setting=setting,
+            Figure(what=f"tasks/s, devices: {devices}", value=median(rates), unit="/s", setting=setting,
                    note=f"{spread(rates)}; clients and devices take {median(ours_ms):.2f} ms of CPU per task"),
-            Figure(what=f"CPU per task, master, {devices} devices", value=costs[devices], unit="ms",
+            Figure(what=f"CPU per task, master, devices: {devices}", value=costs[devices], unit="ms",
                    setting=setting, note=spread(cpu_ms)),
         ]  # fmt: skip
         setup.say(f"{devices} devices: {median(rates):.0f} tasks/s, master {costs[devices]:.2f} ms of CPU per task")
     few, many = 10, max(DEVICES)
-    what = f"CPU per task, master: {many} devices against {few}"
+    what = f"CPU per task, master, devices: {many} against {few}"
     figures.append(Figure(what=what, value=costs[many] / costs[few], unit="ratio", setting=setting, note="1 is flat"))
     return figures
 
