@@ -81,8 +81,9 @@ async def run(setup: Setup, parts: Sequence[str], json_path: Path) -> None:
         figures += await PARTS[name](setup)
         others, seconds = before.by_others()
         setup.say(f"{name}: {seconds:.0f} s; other processes kept {others:.1f} of {os.cpu_count()} CPUs busy")
+        note = f"of {os.cpu_count()}, in {seconds:.0f} s"
         figures.append(
-            Figure(what=f"CPUs that others kept busy: {name}", value=others, unit="CPUs", setting=f"{seconds:.0f} s")
+            Figure(what=f"CPUs that others kept busy: {name}", value=others, unit="", setting="this machine", note=note)
         )
     if figures:
         print_table(setup.console, figures)
