@@ -145,6 +145,7 @@ def _print_details(entry: DeviceEntry) -> None:
     telemetry = {name: getattr(device.telemetry, name) for name in device.telemetry.__slots__}
     facts |= {name: f"{value:g}" for name, value in telemetry.items() if value is not None}
     facts |= {f"worker {worker.name}": f"{worker.state}, {worker.restarts} restarts" for worker in entry.workers}
+    facts |= {f"not loaded: {model}": reason for model, reason in sorted(entry.unavailable_models.items())}
     facts |= {f"warning {i}": warning for i, warning in enumerate(entry.warnings, 1)}
     width = max(map(len, facts))
     for name, value in facts.items():

@@ -1,4 +1,4 @@
-"""`edgesched models`: what the cluster can label, and which devices can do it now."""
+"""`edgesched models`: what the cluster can label, which devices can do it now, and why others cannot."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def command(
     url: Url = GATEWAY,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts: one JSON object per model.")] = False,
 ) -> None:
-    """Every model of the catalogue, and the ready devices that can run it."""
+    """Every model of the catalogue, the ready devices that can run it, and why others could not load it."""
     from rich.table import Table
 
-    from edgesched.rest import MODEL_ENTRY, MODEL_LIST
+    from edgesched.rest import DEVICE_LIST, MODEL_ENTRY, MODEL_LIST
 
     models = MODEL_LIST.parse(ask(url, "GET", "/models")).models
     if as_json:
@@ -34,3 +34,6 @@ def command(
         model = entry.model
         table.add_row(model.name, model.version, str(len(model.labels)), devices, model.description)
     console().print(table)
+    for device in DEVICE_LIST.parse(ask(url, "GET", "/devices")).devices:
+        for name, reason in sorted(device.unavailable_models.items()):
+            print(f"{device.device.device_id} could not load {name}: {reason}")

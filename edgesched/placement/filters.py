@@ -50,8 +50,8 @@ def breaker_open(task: TaskToPlace, standing: Standing) -> str | None:
 def no_build(task: TaskToPlace, standing: Standing) -> str | None:
     models = standing.device.models
     if task.model == ANY_MODEL:
-        return None if models else "no build of any model"
-    return None if task.model in models else f"no build of model {task.model}"
+        return None if models else "no model is loaded there"
+    return None if task.model in models else f"model {task.model} is not loaded there"
 
 
 def labels_differ(task: TaskToPlace, standing: Standing) -> str | None:

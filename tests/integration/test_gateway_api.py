@@ -58,7 +58,7 @@ async def test_a_dry_run_names_device_runner_up_and_terms(two_boards: GatewayUnd
 async def test_a_dry_run_says_who_was_left_out_and_why(two_boards: GatewayUnderTest) -> None:
     answer = await two_boards.call("GET", "/schedule", model="yolo", size_bytes=1000)
     assert answer.body["device_id"] == "slow"
-    assert answer.body["excluded"] == {"fast": "no build of model yolo"}
+    assert answer.body["excluded"] == {"fast": "model yolo is not loaded there"}
     assert (answer.body["model"], answer.body["size_bytes"]) == ("yolo", 1000)
 
 
@@ -93,7 +93,10 @@ async def test_the_weights_of_the_tie_breakers_are_settings() -> None:
 async def test_no_device_for_a_dry_run_is_503_with_every_reason(two_boards: GatewayUnderTest) -> None:
     answer = await two_boards.call("GET", "/schedule", model="unheard-of")
     assert answer.status == 503
-    assert "fast: no build of model unheard-of; slow: no build of model unheard-of" in answer.body["detail"]
+    assert (
+        "fast: model unheard-of is not loaded there; slow: model unheard-of is not loaded there"
+        in answer.body["detail"]
+    )
 
 
 async def test_an_empty_fleet_is_503(gateway: GatewayUnderTest) -> None:

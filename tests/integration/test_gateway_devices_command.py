@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from edgesched.cli import models
 from edgesched.cli.devices import app
 from tests.support.gateways import GatewayUnderTest, agent_port, closed_port, gateway_under_test
 
@@ -42,6 +45,20 @@ async def test_a_device_is_shown_with_what_is_known(gateway: GatewayUnderTest) -
     for words in ("ready", "room=lab", "61.5", "ready, 2 restarts", "not known"):
         assert words in output
     assert "power_w" not in output
+
+
+async def test_why_a_model_is_not_loaded_is_shown_with_the_device_and_with_the_models(
+    gateway: GatewayUnderTest,
+) -> None:
+    await gateway.heartbeat("rk-1", unavailable_models={"yolo": "yolo.rknn is no RKNN file"})
+    assert re.search(
+        r"^not loaded: yolo +yolo.rknn is no RKNN file$", (await typed(gateway, "show", "rk-1")).output, re.M
+    )
+    listing = typer.Typer()
+    listing.command()(models.command)
+    result = await asyncio.to_thread(CliRunner().invoke, listing, ["--url", gateway.url])
+    assert result.exit_code == 0, result.output
+    assert "rk-1 could not load yolo: yolo.rknn is no RKNN file\n" in result.output
 
 
 async def test_cordon_drain_uncordon_and_labels_reach_the_gateway(gateway: GatewayUnderTest) -> None:

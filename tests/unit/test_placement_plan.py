@@ -37,7 +37,7 @@ def only(*devices: Device, **asked: Any) -> Decision:
         ({"state": DeviceState.SILENT, "last_heartbeat_age_ms": 7234.0}, "silent: its last heartbeat is 7.2 s old"),
         ({"state": DeviceState.UNHEALTHY, "unhealthy_reason": "crashing"}, "unhealthy: crashing"),
         ({"state": DeviceState.UNHEALTHY}, "unhealthy: it does not say why"),
-        ({"models": frozenset({"other"})}, "no build of model shapes"),
+        ({"models": frozenset({"other"})}, "model shapes is not loaded there"),
         ({"telemetry": telemetry(memory_used_fraction=0.95)}, "memory 95% used, the limit is 92%"),
         ({"is_cordoned": True}, "cordoned by an operator"),
         ({"is_draining": True}, "draining: it finishes what it has and leaves"),
@@ -326,7 +326,7 @@ def test_a_device_that_proves_slow_gets_less() -> None:
 
 def test_a_decision_says_why_in_one_sentence() -> None:
     decision = only(device("a"), device("b", FAST), device("c", models=frozenset()))
-    assert decision.reason() == "load: b scores 0.004; next best a 0.013; c excluded: no build of model shapes"
+    assert decision.reason() == "load: b scores 0.004; next best a 0.013; c excluded: model shapes is not loaded there"
 
 
 # -- roundrobin
@@ -371,7 +371,7 @@ def test_a_dry_run_without_a_model_wants_any() -> None:
     boards = fleet(device("other", models=frozenset({"other"})), device("bare", models=frozenset()))
     decision = preview(model=ANY_MODEL, size_bytes=1, strategy=None, fleet=boards, memory=PlacementMemory())
     assert decision.device_id == "other"
-    assert decision.excluded == {"bare": "no build of any model"}
+    assert decision.excluded == {"bare": "no model is loaded there"}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
