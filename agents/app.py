@@ -16,20 +16,20 @@ import aiohttp
 from agents.boards.base import Board
 from agents.boards.detect import emulated_board, real_board
 from agents.boards.emulated import EmulatedBoard
-from agents.cpus import too_many_workers, usable_cpus
 from agents.desk import Desk, Limits, Uplink
 from agents.epochs import Epochs
 from agents.gateway_door import GatewayDoor
 from agents.identity import Identity, identify
 from agents.link import LinkMeter, LinkShaper
 from agents.link_probe import LinkProbe
-from agents.models import brought_backends, worker_specs
+from agents.models import brought_backends, check_backend, worker_specs
 from agents.outbox import Outbox
 from agents.receive import AgentServicer
 from agents.registration import Registration, check_advertised, check_gateway_url
 from agents.remote_control import RemoteControl
 from agents.result_sender import ResultSender
 from agents.server import grpc_server
+from agents.start_warnings import start_warnings
 from agents.supervisor import Supervisor
 from agents.work import Assignment, Outcome
 from agents.worker_archive import pack_worker
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 WINDOW_BYTES = 64 * MIB
 WINDOW_TASKS_PER_SLOT = 8
 FINISH_S = 5.0
-SETTLE_S = 60.0
-"""Workers that load their models for longer do not keep the board from registering; it says that it is not ready."""
+SETTLE_S = 5.0
+"""Workers that load their models for longer do not keep the board from being seen; it says that it is not ready."""
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Agent:
         self._session = session
         self._slots = settings.workers or board.profile.slots
         self._plan_left_out = plan.left_out
-        self._warnings = _warnings(settings, self._slots, board)
+        self._warnings = start_warnings(settings, self._slots, board)
         self._states = WorkerStates.read(settings.workspace_dir / "workers.json")
         self._supervisor = Supervisor(
             plan,
@@ -327,13 +327,15 @@ def _check(settings: AgentSettings) -> None:
 def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
     """A model that cannot be read is left out.
 
-    Raises: StartupError if the workspace cannot be written, or another package's backend cannot be used.
+    Raises: StartupError if the workspace cannot be written, `--backend` names none, or another package's backend cannot be used.
     """
     catalogue, unreadable = Catalogue.readable(settings.models_dir)
     try:
         brought = brought_backends()
     except InvalidInput as error:
         raise StartupError(str(error)) from error
+    if settings.backend is not None:
+        check_backend(settings.backend, brought)
     specs, unusable = worker_specs(catalogue, board.board_type, settings.backend, brought)
     left_out = {**unreadable, **unusable}
     for name, reason in left_out.items():
@@ -351,18 +353,6 @@ def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
         rules=_rules(settings),
         pace=Pace(start_timeout_s=settings.recovery_timeout_s),
     )
-
-
-def _warnings(settings: AgentSettings, workers: int, board: Board) -> tuple[str, ...]:
-    """What somebody should know about these settings. The workers of an emulated board mostly wait, as its profile has
-    it."""
-    if settings.workers is None and isinstance(board, EmulatedBoard):
-        return ()
-    warning = too_many_workers(workers, settings.total_cpus or usable_cpus())
-    if warning is None:
-        return ()
-    log.warning("workers.too_many", extra={"reason": warning})
-    return (warning,)
 
 
 def _rules(settings: AgentSettings) -> Rules:

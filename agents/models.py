@@ -8,6 +8,7 @@ from typing import Any
 
 from agents import plugins
 from edgesched.catalogue import Build, Catalogue, Model
+from edgesched.errors import StartupError
 
 ECHO = "echo"
 
@@ -34,6 +35,9 @@ def worker_specs(
             build = build.model_copy(update={"backend": backend})
         if build.backend == ECHO:
             model = model.model_copy(update={"decoder": "none"})
+        elif not build.file and build.lacks_file(model.directory):
+            wrong[name] = f"backend {build.backend!r} needs a file, and the build in {model.directory} names none"
+            continue
         elif build.lacks_file(model.directory):
             wrong[name] = f"{build.file} is not in {model.directory}: put it there, or correct `file` in model.toml"
             continue
@@ -47,6 +51,15 @@ def worker_spec(model: Model, build: Build, brought: Mapping[str, str]) -> dict[
     if build.backend in brought:
         spec["build"]["plugin"] = brought[build.backend]
     return spec
+
+
+def check_backend(name: str, brought: Mapping[str, str]) -> None:
+    """Raises: StartupError if nobody knows this backend: no model could run."""
+    from agents.worker.backends import BACKENDS  # the table alone; the daemon else does without the worker's code
+
+    known = sorted({*BACKENDS, *brought})
+    if name not in known:
+        raise StartupError(f"--backend {name!r} is no backend: use one of {', '.join(known)}")
 
 
 def brought_backends() -> Mapping[str, str]:

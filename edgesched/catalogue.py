@@ -174,7 +174,7 @@ def read_model(directory: Path) -> Model:
         raise InvalidInput(f"{path}: {error}") from error
     missing = [build.file for build in model.builds.values() if build.lacks_file(directory)]
     if missing and len(missing) == len(model.builds):
-        raise InvalidInput(f"{path}: no build's file is there ({', '.join(missing)})")
+        raise InvalidInput(f"{path}: no build's file is there ({', '.join(filter(None, missing)) or 'none is named'})")
     return model
 
 

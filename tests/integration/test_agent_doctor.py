@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from agents.boards.detect import emulated_board, real_board
 from agents.doctor.driver import look_at_driver
 from agents.doctor.examine import examine
 from agents.doctor.findings import Finding, Report, State
@@ -23,6 +24,7 @@ from agents.doctor.models import Models, look_at_models
 from agents.doctor.surroundings import look_at_disk, look_at_gateway, look_at_name, look_at_port
 from agents.identity import identify
 from agents.machine import Machine
+from agents.start_warnings import start_warnings
 from agents.worker_process import Pace
 from edgesched.settings import AgentSettings
 from tests.integration.test_agent_process import write_model
@@ -62,6 +64,18 @@ def told(findings: list[Finding] | Report, state: State) -> str:
 
 
 # --- the driver ---
+
+
+def test_an_agent_on_a_board_without_its_driver_says_so_in_its_heartbeats(tmp_path: Path) -> None:
+    settings = AgentSettings.model_validate({"workers": 1, "total_cpus": 8})
+    real, emulated = real_board("rk3588"), emulated_board("rk3588")
+    (told,) = start_warnings(settings, 1, real, tmp_path)
+    assert "the rk3588 accelerator could not be used" in told
+    assert "neither /dev/rknpu nor one in /dev/dri" in told
+    assert "others run on the CPU" in told
+    for board in (emulated, real_board("generic")):
+        assert start_warnings(settings, 1, board, tmp_path) == ()
+    assert start_warnings(settings, 1, real, files(tmp_path, NPU)) == ()
 
 
 @pytest.mark.parametrize(

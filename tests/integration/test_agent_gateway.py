@@ -90,6 +90,13 @@ async def test_a_model_that_cannot_be_loaded_is_not_offered_and_its_reason_is_to
         assert "broken-1 is out of order" in failure.message
 
 
+async def test_a_board_is_seen_while_its_models_load_and_says_that_it_cannot_work_yet(tmp_path: Path) -> None:
+    plan = replace(fake_plan(), models=({"name": "endless"},))
+    async with running_agent(tmp_path, plan=plan) as agent:
+        assert (await agent.gateway.beat())["unhealthy_reason"] == "its workers are still loading the models"
+        assert agent.gateway.registrations
+
+
 async def test_what_somebody_should_look_at_stays_visible(tmp_path: Path) -> None:
     (tmp_path / "workers.json").write_text("{")
     async with running_agent(tmp_path, workers=2, total_cpus=1) as agent:

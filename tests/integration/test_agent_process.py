@@ -174,7 +174,8 @@ async def test_one_bad_model_does_not_take_the_board_out_of_service(tmp_path: Pa
         await agent.ready()
         assert "nothing" in gateway.registrations[-1]["models"]
         bad = {"wild", "broken", "deadly", "garbled", "shapes"}
-        assert not bad & set(gateway.registrations[-1]["models"])
+        while bad & set(gateway.registrations[-1]["models"]):  # it registered before its workers had tried them all
+            await gateway.beat()
         reasons = (await gateway.beat())["unavailable_models"]
         assert set(reasons) == bad
         assert "garbled/model.toml: cannot be read" in reasons["garbled"]

@@ -7,10 +7,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-from agents.models import worker_specs
+import pytest
+
+from agents.models import check_backend, worker_specs
 from agents.worker_archive import pack_worker
 from edgesched.catalogue import Build, Catalogue, Model
 from edgesched.domain.device import BoardType
+from edgesched.errors import StartupError
 
 
 def model(directory: Path, name: str, *, decoder: str = "yolov8", **builds: str) -> Model:
@@ -40,6 +43,19 @@ def test_echo_runs_every_model_without_its_file_and_without_its_decoder(tmp_path
     catalogue = Catalogue({"elsewhere": model(tmp_path, "elsewhere", atlas="missing.bin")})
     (spec,), _ = worker_specs(catalogue, BoardType.ORIN, "echo")
     assert (spec["build"]["backend"], spec["decoder"]) == ("echo", "none")
+
+
+def test_a_backend_that_nobody_knows_is_refused_with_those_that_there_are() -> None:
+    check_backend("mine", {"mine": "m:M"})
+    with pytest.raises(StartupError, match=r"--backend 'nope' is no backend: use one of acl, echo, exec, mine, onnx"):
+        check_backend("nope", {"mine": "m:M"})
+
+
+def test_a_build_without_a_file_is_not_said_to_lack_the_file_of_no_name(tmp_path: Path) -> None:
+    program = Build(backend="exec", file="", input_width=1, input_height=1, options={"start_cmd": "./run"})
+    own = Model(directory=tmp_path, name="own", labels=("a",), decoder="none", builds={"default": program})
+    _, wrong = worker_specs(Catalogue({"own": own}), BoardType.ORIN, "onnx")
+    assert wrong == {"own": f"backend 'onnx' needs a file, and the build in {tmp_path} names none"}
 
 
 def test_the_archive_runs_without_edgesched_around_it(tmp_path: Path) -> None:
