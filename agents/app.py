@@ -327,7 +327,8 @@ def _check(settings: AgentSettings) -> None:
 def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
     """A model that cannot be read is left out.
 
-    Raises: StartupError if the workspace cannot be written, `--backend` names none, or another package's backend cannot be used.
+    Raises: StartupError if the workspace cannot be written, `--backend` names none, or another package's backend cannot
+    be used.
     """
     catalogue, unreadable = Catalogue.readable(settings.models_dir)
     try:

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from edgesched.errors import InvalidInput, NotKnown
+from edgesched.errors import InvalidInput, NotKnown, plain
+from edgesched.settings import nearest
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DECODER_OF_ONES_OWN = re.compile(r"[A-Za-z_]\w*:[A-Za-z_]\w*")
@@ -168,14 +169,21 @@ def read_model(directory: Path) -> Model:
     try:
         model = Model(directory=directory, **content)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise InvalidInput(f"{path}: " + "; ".join(problems)) from error
+        raise InvalidInput(f"{path}: " + "; ".join(_complaint(dict(item)) for item in error.errors())) from error
     except TypeError as error:  # a key of the file that is `directory`
         raise InvalidInput(f"{path}: {error}") from error
     missing = [build.file for build in model.builds.values() if build.lacks_file(directory)]
     if missing and len(missing) == len(model.builds):
         raise InvalidInput(f"{path}: no build's file is there ({', '.join(filter(None, missing)) or 'none is named'})")
     return model
+
+
+def _complaint(item: Mapping[str, Any]) -> str:
+    place = ".".join(map(str, item["loc"]))
+    if item["type"] != "extra_forbidden":
+        return f"{place}: {plain(item['msg'])}"
+    known = Model.model_fields if len(item["loc"]) == 1 else Build.model_fields
+    return f"{place}: unknown key{nearest(str(item['loc'][-1]), known)}"
 
 
 def builtin_models_dir() -> Path:

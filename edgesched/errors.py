@@ -67,6 +67,11 @@ class StartupError(EdgeSchedError):
     """The process cannot start: bad settings, a taken port, a workspace in use. Ends with exit code 2."""
 
 
+def plain(message: str) -> str:
+    """What one of our own checks said, without pydantic's words before it."""
+    return message.removeprefix("Value error, ")
+
+
 def row_for(table: Mapping[type[EdgeSchedError], T], kind: type[EdgeSchedError]) -> T:
     """The row of an error's class, or of the nearest class above it. Raises: KeyError."""
     for above in kind.__mro__:

@@ -15,7 +15,7 @@ from edgesched.domain.command import Command, CommandId, Verb
 from edgesched.domain.detection import Detection
 from edgesched.domain.device import Device, DeviceId, DeviceProfile, DeviceState, Telemetry
 from edgesched.domain.task import AttemptId, ModelFacts, Task, TaskDetails, TaskId, TaskPage
-from edgesched.errors import InvalidInput
+from edgesched.errors import InvalidInput, plain
 from edgesched.ports import PlacementPlan, PlacementRequest
 
 API_PREFIX = "/api/v1"
@@ -319,7 +319,7 @@ class Wire(Generic[T]):
             return self.adapter.validate_json(body)
         except ValidationError as error:
             problems = [
-                f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}"
+                f"{'.'.join(map(str, item['loc'])) or 'body'}: {plain(item['msg'])}"
                 for item in error.errors(include_url=False)
             ]
             raise InvalidInput("; ".join(problems[:10])) from error

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
-from edgesched.errors import StartupError
+from edgesched.errors import StartupError, plain
 
 ENV_PREFIX = "EDGESCHED_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -325,7 +325,7 @@ def load(
     for path in _config_files(kind, config):
         for key, value in _read_toml(path).items():
             if key not in kind.model_fields:
-                problems.append(f"{path}: unknown key {key!r}{_nearest(key, kind.model_fields)}")
+                problems.append(f"{path}: unknown key {key!r}{nearest(key, kind.model_fields)}")
                 continue
             values[key], origins[key] = value, f"file {path}"
     for key in kind.model_fields:
@@ -342,7 +342,7 @@ def load(
     except ValidationError as error:
         for item in error.errors():
             key = str(item["loc"][0]) if item["loc"] else "settings"
-            problems.append(f"{key} ({origins.get(key, 'settings')}): {item['msg']}, got {item['input']!r}")
+            problems.append(f"{key} ({origins.get(key, 'settings')}): {plain(item['msg'])}, got {item['input']!r}")
         settings = None
     if problems or settings is None:
         raise StartupError("the settings are not usable:\n" + "\n".join(f"  - {p}" for p in problems))
@@ -353,13 +353,14 @@ def _misspelt_variables() -> list[str]:
     known = {f"{ENV_PREFIX}{name.upper()}" for kind in PROCESSES.values() for name in kind.model_fields}
     known.add(CONFIG_VARIABLE)
     return [
-        f"environment: no process knows {name}{_nearest(name, known)}"
+        f"environment: no process knows {name}{nearest(name, known)}"
         for name in sorted(os.environ)
         if name.startswith(ENV_PREFIX) and name not in known
     ]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to add to a complaint about an unknown name: the known one that it resembles, if one does."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from edgesched.errors import InvalidInput
+from edgesched.errors import InvalidInput, plain
 
 LARGEST_NUMBER = 2**53
 """JSON numbers are exact up to here."""
@@ -50,7 +50,9 @@ def query_of(request: web.Request, kind: type[Query]) -> Query:
         query = kind.model_validate(dict(request.query))
         query.model_dump_json()  # text that no wire can carry: lone surrogates
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
+        problems = [
+            f"{'.'.join(map(str, item['loc']))}: {plain(item['msg'])}" for item in error.errors(include_url=False)
+        ]
         raise InvalidInput("; ".join(problems)) from error
     except ValueError as error:
         raise InvalidInput(f"a parameter is not text: {error}") from error

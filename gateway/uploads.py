@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from edgesched import rest
 from edgesched.domain.task import Submission
-from edgesched.errors import EdgeSchedError, InvalidInput, Overloaded
+from edgesched.errors import EdgeSchedError, InvalidInput, Overloaded, plain
 from edgesched.ports import TaskDesk
 from gateway.errors import BodyTooLarge, UploadStalled
 from gateway.problems import describe, problem
@@ -158,7 +158,7 @@ def _checked(fields: dict[str, Any]) -> UploadQuery:
     try:
         return UploadQuery.model_validate({name: value for name, value in fields.items() if value != ""})
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+        problems = [f"{'.'.join(map(str, e['loc']))}: {plain(e['msg'])}" for e in error.errors(include_url=False)]
         raise InvalidInput("; ".join(problems)) from error
 
 

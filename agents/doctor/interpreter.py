@@ -92,7 +92,8 @@ async def look_at_interpreter(
     findings = [ok("interpreter", f"{python}: Python {version}")]
     needed = [NUMPY, OPENCV, *_packages(backends)]
     extra = [package for package in OF_BACKEND.get(ACCELERATOR.get(board, ""), ()) if package not in needed]
-    looks = [_look_at(python, python_path, package, is_needed=package in needed) for package in (*needed, *extra)]
+    looks = [_look_at(python, python_path, package) for package in needed]
+    looks += [_look_at(python, python_path, package, without_it=_loss(board)) for package in extra]
     return findings + [await look for look in looks]  # one after the other: a small board has little memory
 
 
@@ -100,15 +101,25 @@ def _packages(backends: frozenset[str]) -> list[Package]:
     return [package for backend in sorted(backends) for package in OF_BACKEND.get(backend, ())]
 
 
-async def _look_at(python: str, python_path: Sequence[str], package: Package, *, is_needed: bool) -> Finding:
+def _loss(board: str) -> str:
+    """What a board lacks without the package of its own backend, if no model of the person's own uses that."""
+    if board == BoardType.GENERIC:
+        return "no model of yours asks for it, but the built-in demo model does"
+    return "no model asks for it, but without it the accelerator stays idle"
+
+
+async def _look_at(
+    python: str, python_path: Sequence[str], package: Package, *, without_it: str | None = None
+) -> Finding:
+    """without_it: what its absence costs, if the board can do without; None: it is needed."""
     code, text = await _run(python, IMPORT, package.module, json.dumps(list(python_path)))
     if code == 0:
         return ok(package.name, text.splitlines()[-1] if text.splitlines() else "")
     told = f"{python} cannot import {package.module}: {_reason(code, text)}"
     remedy = package.remedy.format(python=python)
-    if is_needed:
+    if without_it is None:
         return problem(package.name, told, remedy)
-    return warning(package.name, f"{told}; no model asks for it, but without it the accelerator stays idle", remedy)
+    return warning(package.name, f"{told}; {without_it}", remedy)
 
 
 async def _run(python: str, script: str, *arguments: str) -> tuple[int, str]:

@@ -18,9 +18,12 @@ from agents.worker.model import open_model
 from agents.worker.spec import parse_model
 from edgesched.catalogue import DEFAULT_BUILD, Build, Model
 from edgesched.domain.device import BoardType
+from edgesched.settings import nearest
 
 ONNX = {"backend": "onnx", "options": {}}
-RKNN_MAGIC = b"RKNN"
+MAGIC = {"rknn": b"RKNN", "acl": b"IMOD"}  # backend -> how its files begin; MODEL_FILE_MAGIC_NUM in CANN's GE
+KIND = {"rknn": "RKNN", "acl": "OM"}
+OM_HEAD_BYTES = 256  # MODEL_FILE_HEAD_LEN; the model comes after it
 CONVERTED = (BoardType.ATLAS, BoardType.RK3588, BoardType.ORIN)
 """`edgesched model convert` knows these."""
 
@@ -54,7 +57,7 @@ def builds_of(model: Model) -> list[BuildReport]:
     """Every build, tried where it can be."""
     reports = []
     for name, build in model.builds.items():
-        state, text = _examined(model, name, build)
+        state, text = _nobodys(name) or _examined(model, name, build)
         reports.append(BuildReport(name=name, backend=build.backend, file=build.file, state=state, text=text))
     return reports
 
@@ -83,8 +86,11 @@ def _examined(model: Model, name: str, build: Build) -> tuple[State, str]:
     if build.lacks_file(model.directory):
         made = f"make it with `edgesched model convert {model.directory} --board {name}`, or "
         return State.PROBLEM, f"there is no file {build.file}: {made if name in CONVERTED else ''}copy it there"
-    if build.backend == "rknn" and not (model.directory / build.file).read_bytes().startswith(RKNN_MAGIC):
-        return State.PROBLEM, f"{build.file} is no RKNN file"
+    if build.backend in MAGIC and not _begins_well(model.directory / build.file, build.backend):
+        return (
+            State.PROBLEM,
+            f"{build.file} is no {KIND[build.backend]} file, or not a whole one: copy or make it again",
+        )
     if build.backend == "exec":
         return _examined_program(model, build)
     try:
@@ -93,6 +99,22 @@ def _examined(model: Model, name: str, build: Build) -> tuple[State, str]:
         return _examined_elsewhere(model, build, str(error))
     except WorkerError as error:
         return State.PROBLEM, str(error)
+
+
+def _begins_well(path: Path, backend: str) -> bool:
+    with path.open("rb") as file:
+        begins = file.read(len(MAGIC[backend])) == MAGIC[backend]
+    return begins and (backend != "acl" or path.stat().st_size > OM_HEAD_BYTES)
+
+
+def _nobodys(name: str) -> tuple[State, str] | None:
+    """What is to be said of a build for a board of which nothing is known here; None: the board is known."""
+    known = [str(board) for board in known_types()] + [DEFAULT_BUILD]
+    if name in known:
+        return None
+    if meant := nearest(name.lower(), known):
+        return State.PROBLEM, f"no board is called {name!r}{meant}"
+    return State.UNTRIED, f"no board is called {name!r} here: only the package that brings it can make a board use this"
 
 
 def _examined_elsewhere(model: Model, build: Build, why: str) -> tuple[State, str]:

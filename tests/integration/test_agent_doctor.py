@@ -170,6 +170,13 @@ async def test_a_vendors_library_is_only_a_must_for_models_that_use_it(tmp_path:
     assert "pip install rknn-toolkit-lite2" in told(needed, State.PROBLEM)
 
 
+async def test_a_plain_computer_without_onnxruntime_is_told_that_the_demo_model_asks_for_it(tmp_path: Path) -> None:
+    bare = interpreter(tmp_path / "python", f'exec {sys.executable} -S "$@"')
+    warnings = told(await look_at_interpreter(bare, (), "generic", frozenset()), State.WARNING)
+    assert "no model of yours asks for it, but the built-in demo model does" in warnings
+    assert "accelerator" not in warnings
+
+
 async def test_a_package_is_looked_for_in_python_path_and_may_crash(tmp_path: Path) -> None:
     files(tmp_path, {"there/acl.py": "print('noise')", "broken/acl.py": "import os; os.kill(os.getpid(), 11)"})
     for place, state, expected in (("there", State.OK, "pyACL"), ("broken", State.PROBLEM, "killed by SIGSEGV")):

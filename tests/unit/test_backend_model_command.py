@@ -97,6 +97,10 @@ def test_a_decoder_that_cannot_be_imported_is_a_problem(model: Path, run: Run) -
             '[builds.rk3588]\nfile = "box.rknn"\ninput_width = 64\ninput_height = 64',
             "there is no file box.rknn: make it with",
         ),
+        ('[builds.RK3588]\nfile = "box.onnx"\ninput_width = 64\ninput_height = 64', "'RK3588'; did you mean 'rk3588'?"),
+        ('[builds.rk3558]\nfile = "box.onnx"\ninput_width = 64\ninput_height = 64', "'rk3558'; did you mean 'rk3588'?"),
+        ('[builds.atlas]\nfile = "text.om"\ninput_width = 64\ninput_height = 64', "text.om is no OM file"),
+        ('[builds.atlas]\nfile = "cut.om"\ninput_width = 64\ninput_height = 64', "cut.om is no OM file"),
         ('[builds.rk3588]\nfile = "text.rknn"\ninput_width = 64\ninput_height = 64', "text.rknn is no RKNN file"),
         (
             '[builds.orin]\nbackend = "cuda"\nfile = "box.onnx"\ninput_width = 64\ninput_height = 64',
@@ -107,7 +111,9 @@ def test_a_decoder_that_cannot_be_imported_is_a_problem(model: Path, run: Run) -
     ],
 )
 def test_a_build_that_cannot_work_is_a_problem(model: Path, run: Run, lines: str, told: str) -> None:
-    (model / "text.rknn").write_text("not a model")
+    for name in ("text.rknn", "text.om"):
+        (model / name).write_text("not a model" * 100)
+    (model / "cut.om").write_bytes(b"IMOD and no more")
     add(model, lines)
     done = run("check", model)
     assert done.exit_code == 1
@@ -131,6 +137,14 @@ def test_a_build_that_cannot_work_is_a_problem(model: Path, run: Run, lines: str
             "but model 'box': this onnxruntime has no CUDAExecutionProvider",
         ),
         (
+            '[builds.atlas]\nfile = "box.om"\ninput_width = 64\ninput_height = 64',
+            "not tried: model 'box': backend 'acl' needs",
+        ),
+        (
+            '[builds.mango-pi]\nfile = "box.onnx"\ninput_width = 64\ninput_height = 64',
+            "not tried: no board is called 'mango-pi' here",
+        ),
+        (
             '[builds.atlas]\nbackend = "exec"\noptions = {start_cmd = "docker run x"}',
             "which is not run here: docker run x",
         ),
@@ -138,6 +152,7 @@ def test_a_build_that_cannot_work_is_a_problem(model: Path, run: Run, lines: str
 )
 def test_what_only_the_board_can_tell_is_no_problem(model: Path, run: Run, lines: str, told: str) -> None:
     (model / "box.rknn").write_bytes(b"RKNN and so on")
+    (model / "box.om").write_bytes(b"IMOD".ljust(300, b"."))
     add(model, lines)
     done = run("check", model)
     assert done.exit_code == 0, done.output

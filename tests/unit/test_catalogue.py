@@ -57,6 +57,22 @@ def test_a_model_that_cannot_be_read_is_named_and_costs_no_other(tmp_path: Path,
         Catalogue.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('name = "bad"\nlabls = 1' + GOOD, "labls: unknown key; did you mean 'labels'?"),
+        (
+            'name = "bad"' + GOOD + "inputwidth = 3",
+            "builds.default.inputwidth: unknown key; did you mean 'input_width'?",
+        ),
+        ('name = "bad"' + GOOD + 'file = "../a"', "builds.default.file: must lie inside the model's directory"),
+    ],
+)
+def test_what_is_wrong_with_a_key_is_said_in_our_own_words(tmp_path: Path, content: str, told: str) -> None:
+    write(tmp_path, "bad", content)
+    assert Catalogue.readable(tmp_path)[1]["bad"] == f"{tmp_path / 'bad' / 'model.toml'}: {told}"
+
+
 def test_two_directories_with_one_name_leave_that_model_out(tmp_path: Path) -> None:
     for directory in ("one", "two"):
         write(tmp_path, directory, 'name = "same"' + GOOD)
