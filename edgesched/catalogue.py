@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from edgesched.errors import InvalidInput, NotKnown, plain
-from edgesched.settings import nearest
+from edgesched.errors import InvalidInput, NotKnown, nearest, plain
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DECODER_OF_ONES_OWN = re.compile(r"[A-Za-z_]\w*:[A-Za-z_]\w*")

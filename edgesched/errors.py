@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -70,6 +71,12 @@ class StartupError(EdgeSchedError):
 def plain(message: str) -> str:
     """What one of our own checks said, without pydantic's words before it."""
     return message.removeprefix("Value error, ")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to add to a complaint about an unknown name: the known one that it resembles, if one does."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def row_for(table: Mapping[type[EdgeSchedError], T], kind: type[EdgeSchedError]) -> T:

@@ -7,11 +7,10 @@ All processes share one flat set of field names: a name that several of them hav
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
-from edgesched.errors import StartupError, plain
+from edgesched.errors import StartupError, nearest, plain
 
 ENV_PREFIX = "EDGESCHED_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -357,12 +356,6 @@ def _misspelt_variables() -> list[str]:
         for name in sorted(os.environ)
         if name.startswith(ENV_PREFIX) and name not in known
     ]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What to add to a complaint about an unknown name: the known one that it resembles, if one does."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _config_files(kind: type[ProcessSettings], config: Path | None) -> list[Path]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from logging import LogRecord
 
 # Where deploy/systemd/edgesched-agent.service looks.
 CONFIG = Path("/etc/edgesched")
@@ -35,6 +38,8 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Replace a configuration that is there.")] = False,
 ) -> None:
     """Write this board's configuration, with comments, and give the board a name that stays. Then try `doctor`."""
+    import logging
+
     from agents.config_file import Wishes, write_config
     from edgesched.errors import StartupError
     from edgesched.process import fail
@@ -47,6 +52,7 @@ def command(
         device_id=device_id,
         python_bin=python_bin,
     )
+    logging.getLogger("agents.identity").addFilter(_told)
     try:
         written = write_config(config, wishes, force=force)
     except StartupError as error:
@@ -57,3 +63,19 @@ def command(
     print("next:")
     print(f"  edgesched agent doctor --config {written.path}   # what is missing on this board, and what to install")
     print(f"  edgesched agent --config {written.path}          # run it here; at every boot: deploy/systemd/README.md")
+
+
+SENTENCES = {  # of agents/identity.py
+    "device.disk_copied": "this disk comes from another machine, {device_id}: its name is kept as {kept_as}, and this "
+    "machine gets a name of its own",
+    "device.file_damaged": "the file with this board's name cannot be read ({reason}): it is kept as {kept_as}, and "
+    "the board gets a new name",
+}
+
+
+def _told(record: LogRecord) -> bool:
+    """What the log would say in its own words, as a sentence for the person who waits here."""
+    if record.msg not in SENTENCES:
+        return True
+    print(f"note: {SENTENCES[record.msg].format_map(vars(record))}")
+    return False

@@ -18,7 +18,7 @@ from agents.worker.model import open_model
 from agents.worker.spec import parse_model
 from edgesched.catalogue import DEFAULT_BUILD, Build, Model
 from edgesched.domain.device import BoardType
-from edgesched.settings import nearest
+from edgesched.errors import nearest
 
 ONNX = {"backend": "onnx", "options": {}}
 MAGIC = {"rknn": b"RKNN", "acl": b"IMOD"}  # backend -> how its files begin; MODEL_FILE_MAGIC_NUM in CANN's GE

@@ -117,3 +117,13 @@ def test_flags_before_the_command_are_refused_and_not_forgotten(tmp_path: Path) 
     behind = CliRunner().invoke(agent.app, ["init", "--device", "rk3588", *places])
     assert behind.exit_code == 0, behind.output
     assert settings_of(tmp_path).device == "rk3588"
+
+
+def test_a_damaged_name_is_told_in_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "device.json").write_text("{")
+    flags = ("--config", tmp_path / "etc", "--workspace", tmp_path / "state", "--models", tmp_path / "models")
+    done = CliRunner().invoke(agent.app, ["init", *map(str, flags)])
+    assert done.exit_code == 0, done.output
+    assert "note: the file with this board's name cannot be read (" in done.output
+    assert "device.file_damaged" not in done.output + "".join(capfd.readouterr())
