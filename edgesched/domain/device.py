@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +13,10 @@ DeviceId = NewType("DeviceId", str)
 
 MAX_SLOTS = 256
 """Placement keeps account of every slot: a device must not be able to claim any number of them."""
+
+
+LARGEST = 1e9
+"""Of any figure that a device tells of itself, in its unit: the sums and quotients made of it stay finite."""
 
 
 class BoardType(StrEnum):
@@ -47,8 +50,8 @@ class DeviceProfile:
             raise InvalidInput(f"slots must be 1 to {MAX_SLOTS}, got {self.slots}")
         for name in ("service_ms", "link_mbps", "round_trip_ms"):
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise InvalidInput(f"{name} must be a finite number, 0 or more, got {value}")
+            if not 0 <= value <= LARGEST:
+                raise InvalidInput(f"{name} must be a finite number, 0 to {LARGEST:g}, got {value}")
         if self.link_mbps == 0:
             raise InvalidInput("link_mbps must not be 0")
 
@@ -70,8 +73,8 @@ class Telemetry:
             value = getattr(self, name)
             if value is None:
                 continue
-            if not math.isfinite(value):
-                raise InvalidInput(f"{name} must be a finite number, got {value}")
+            if not -LARGEST <= value <= LARGEST:
+                raise InvalidInput(f"{name} must be a finite number up to {LARGEST:g}, got {value}")
             if name.endswith("_fraction") and not 0.0 <= value <= 1.0:
                 raise InvalidInput(f"{name} must be 0..1, got {value}")
             if name.startswith(("power", "link")) and value < 0:

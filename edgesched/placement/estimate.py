@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
-from edgesched.domain.device import Device, Telemetry
+from edgesched.domain.device import LARGEST, Device, Telemetry
 from edgesched.placement.breaker import Breaker
 from edgesched.ports import FinishedSample
 
@@ -155,4 +155,4 @@ def _ms_per_byte(mbps: float) -> float:
 
 def _is_duration(value: float | None) -> TypeGuard[float]:
     """Samples come from boards: one that is not a number must not poison an average for ever."""
-    return value is not None and math.isfinite(value) and value >= 0
+    return value is not None and 0 <= value <= LARGEST

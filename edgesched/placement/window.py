@@ -10,6 +10,7 @@ LATE_IN_WINDOW_MS = 20.0
 """Of how late a device's answers come, so much counts as part of the way to it: what task manager and agent themselves
 take. With models of a few milliseconds that is the larger part of the delay. More would be a device in trouble."""
 
+MOST_TASKS = 1e6
 DEPTH = 2.0
 """Bandwidth-delay windows that a device may hold: one on its way, one in hand. More only queues on the board."""
 
@@ -22,7 +23,8 @@ def bandwidth_delay(*, service_ms: float, transfer_ms: float, round_trip_ms: flo
     bottleneck_ms = max(transfer_ms, service_ms / slots)
     if bottleneck_ms <= 0:
         return slots
-    return max(1, math.ceil((round_trip_ms + transfer_ms + service_ms) / bottleneck_ms - 1e-9))
+    tasks = (round_trip_ms + transfer_ms + service_ms) / bottleneck_ms  # endless, if a device claims to take no time
+    return max(1, math.ceil(min(tasks, MOST_TASKS) - 1e-9))
 
 
 def window_tasks(memory: DeviceMemory, *, declared: int, bandwidth_delay_tasks: int) -> int:

@@ -19,6 +19,7 @@ HEARTBEAT_MS = 2_000.0
 NOTICE_MS = 100.0
 """How soon the master sees that a connection broke."""
 
+STILL_MS = 600_000.0  # all boards are dead, or as good as that
 GRACE_MS = 2_000.0
 """How long the tasks of a broken connection wait for it (the task manager's reconnect_grace_ms)."""
 
@@ -69,6 +70,7 @@ class Simulation:
         self._master = Master(strategy, seed=seed, send=self._send)
         self._is_awake = False
         self._open = len(pictures)
+        self._moved_ms = max([picture.at_ms for picture in pictures], default=0.0)  # the last arrival or answer
         self.outcome = Outcome([None] * len(pictures), devices=[None] * len(pictures))
         self._following = iter(enumerate(pictures[clients:], clients) if clients else ())
         for number, picture in enumerate(pictures[:clients]):
@@ -80,9 +82,9 @@ class Simulation:
         self._heartbeat(None)
 
     def run(self) -> Outcome:
-        """Until every picture has an answer or is lost."""
+        """Until every picture has an answer or is lost, or nothing has happened for STILL_MS."""
         heap = self._heap
-        while self._open and heap:
+        while self._open and heap and heap[0][0] <= self._moved_ms + STILL_MS:
             self.now_ms, _, call, argument = heapq.heappop(heap)
             call(argument)
         outcome = self.outcome
@@ -110,6 +112,7 @@ class Simulation:
     def _is_settled(self) -> None:
         """One picture has its answer, or is lost: in a closed loop its client sends the next one."""
         self._open -= 1
+        self._moved_ms = max(self._moved_ms, self.now_ms)
         for number, picture in itertools.islice(self._following, 1):
             self._arrives((number, replace(picture, at_ms=self.now_ms)))
 

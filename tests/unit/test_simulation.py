@@ -256,3 +256,8 @@ def test_the_chart_is_a_picture_that_names_every_strategy() -> None:
 def test_an_unknown_strategy_is_refused_with_the_list() -> None:
     with pytest.raises(InvalidInput, match=r"fastest.*predecessor.*greedy"):
         runs.run(SMALL, pictures(seconds=1.0), "psychic")
+
+
+def test_a_fleet_whose_boards_all_die_for_good_ends_the_run() -> None:
+    outcome = simulated("load", SMALL, *(Fault(kind="dies", board=i, at_ms=0.0) for i in range(3)), seconds=0.5)
+    assert None in outcome.latencies_ms
