@@ -33,7 +33,7 @@ def command(
     ] = "fastest,load,roundrobin",
     load: Annotated[float, typer.Option("--load", min=0.01, max=2.0, help="Arrivals, as a part of capacity.")] = 0.8,
     rate: Annotated[
-        float | None, typer.Option("--rate", min=0.01, metavar="PER_S", help="The same, per second.")
+        float | None, typer.Option("--rate", min=0.01, max=1e6, metavar="PER_S", help="The same, per second.")
     ] = None,
     arrivals: Annotated[str, typer.Option("--arrivals", help="poisson, bursty or cameras.")] = "poisson",
     burst: Annotated[

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from edgesched.errors import InvalidInput
 from edgesched.simulation.boards import SimulatedBoard
 
+LATEST_MS = 366 * 24 * 3_600_000.0
+LARGEST_AMOUNT = 1e6
 MOST_SHARED = 0.9
 """Of a board that somebody else uses as well, so much at most."""
 
@@ -25,6 +27,10 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in FAULTS:
             raise InvalidInput(f"there is no fault {self.kind!r}; use {', '.join(FAULTS)}")
+        if not (0 <= self.at_ms <= LATEST_MS and (self.until_ms is None or self.at_ms <= self.until_ms <= LATEST_MS)):
+            raise InvalidInput(f"{self.kind}: it begins at 0 s or later, and ends after that, within a year")
+        if not 0 < self.amount <= LARGEST_AMOUNT:
+            raise InvalidInput(f"{self.kind}: its amount must be above 0, and at most {LARGEST_AMOUNT:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

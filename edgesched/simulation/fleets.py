@@ -98,12 +98,19 @@ def parse(text: str, *, name: str) -> Fleet:
     sizes = table.get("sizes", {})
     _only(sizes, SIZE_KEYS, f"fleet {name}, sizes")
     boards: list[Board] = []
-    for i, entry in enumerate(table.get("device", [])):
+    entries = table.get("device", [])
+    if not isinstance(entries, list):
+        raise InvalidInput(f"fleet {name}: write [[device]], once for each kind of board")
+    for i, entry in enumerate(entries):
         where = f"fleet {name}, device {i + 1}"
         _only(entry, BOARD_KEYS, where)
         boards += _boards(entry, where, len(boards))
     if not 0 < len(boards) <= MAX_BOARDS:
         raise InvalidInput(f"fleet {name}: it must have 1 to {MAX_BOARDS} devices, got {len(boards)}")
+    figures = {key: value for key, value in sizes.items() if key != "distribution"}
+    wrong = [key for key, value in figures.items() if isinstance(value, bool) or not isinstance(value, (int, float))]
+    if wrong:
+        raise InvalidInput(f"fleet {name}, sizes: {wrong[0]} must be a number, got {sizes[wrong[0]]!r}")
     return Fleet(name=name, description=str(table.get("description", "")), boards=tuple(boards), sizes=SizeLaw(**sizes))
 
 
@@ -150,7 +157,9 @@ def _positive(value: object) -> float:
     return number
 
 
-def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
+def _only(table: object, known: set[str], where: str) -> None:
+    if not isinstance(table, Mapping):
+        raise InvalidInput(f"{where}: it must be a table of {', '.join(sorted(known))}, got {table!r}")
     unknown = sorted(set(table) - known)
     if unknown:
         raise InvalidInput(f"{where}: unknown key {unknown[0]!r}; it may have {', '.join(sorted(known))}")

@@ -98,6 +98,8 @@ def parse_fault(text: str, fleet: Fleet) -> Fault:
             until_ms=1000 * float(more[0]) if more and more[0] else None,
             amount=float(more[1]) if len(more) > 1 else 1.0,
         )
+    except InvalidInput as error:
+        raise InvalidInput(f"--fault {text}: {error}") from None
     except ValueError:
         raise InvalidInput(f"--fault {text}: it is KIND:BOARD:AT_S[:UNTIL_S[:AMOUNT]], like dies:0:3:6") from None
     if not 0 <= number < len(names) or len(more) > 2:

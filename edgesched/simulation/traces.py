@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Sequence
 from random import Random
 
@@ -16,6 +15,9 @@ from edgesched.errors import InvalidInput
 from edgesched.simulation.workload import Picture, effort
 
 MAX_PICTURES = 1_000_000
+LATEST_MS = 1e15
+LARGEST_BYTES = 1_000_000_000
+LONGEST_MS = 31 * 24 * 3_600_000.0
 
 
 def parse(text: str) -> Sequence[tuple[float, int]]:
@@ -30,6 +32,8 @@ def arranged(rows: Iterable[tuple[float, int]]) -> Sequence[tuple[float, int]]:
     if not 0 < len(found) <= MAX_PICTURES:
         raise InvalidInput(f"the trace must have 1 to {MAX_PICTURES:,} pictures, got {len(found):,}")
     first_ms = found[0][0]
+    if found[-1][0] - first_ms > LONGEST_MS:
+        raise InvalidInput("the trace must not be longer than 31 days; cut a part out of it")
     return [(at_ms - first_ms, size_bytes) for at_ms, size_bytes in found]
 
 
@@ -62,6 +66,6 @@ def _checked(at_ms: object, size_bytes: object, line: int) -> tuple[float, int]:
         instant, size = float(str(at_ms)), int(str(size_bytes))
     except ValueError:
         raise InvalidInput(f"trace, line {line}: at_ms and size_bytes must be numbers") from None
-    if not math.isfinite(instant) or size <= 0:
-        raise InvalidInput(f"trace, line {line}: at_ms must be finite, and size_bytes above 0")
+    if not abs(instant) <= LATEST_MS or not 0 < size <= LARGEST_BYTES:
+        raise InvalidInput(f"trace, line {line}: at_ms must be a time, and size_bytes 1 to {LARGEST_BYTES}")
     return instant, size

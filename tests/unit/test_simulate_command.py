@@ -10,6 +10,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from edgesched.cli import simulate
+from edgesched.errors import InvalidInput
+from edgesched.simulation import fleets, traces
+from edgesched.simulation.runs import parse_fault
 
 FLEET = '[[device]]\nboard = "rk3588"\ncount = 2\n'
 
@@ -65,3 +68,39 @@ def test_what_is_wrong_is_one_sentence(fleet: Path, arguments: list[str], told: 
     assert result.exit_code == 2
     assert told in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("dies:0:nan", "begins at 0 s or later"),
+        ("dies:0:-1", "begins at 0 s or later"),
+        ("dies:0:5:2", "ends after that"),
+        ("link-drops:0:1:2:0", "above 0"),
+        ("is-shared:0:1:2:-5", "above 0"),
+        ("slows:0:1:2:inf", "at most"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused(fault: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"--fault {fault}: .*{says}"):
+        parse_fault(fault, fleets.load("small"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("device = [1, 2]", "must be a table"),
+        ("sizes = 3", "must be a table"),
+        ('[device]\nboard = "orin"', r"\[\[device\]\]"),
+        ('[sizes]\nsmallest_bytes = "a"\n[[device]]\nboard = "orin"', "smallest_bytes must be a number"),
+    ],
+)
+def test_a_fleet_file_that_is_none_is_one_sentence(text: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        fleets.parse(text, name="mine")
+
+
+@pytest.mark.parametrize("row", ["1e300,4000", "5,99999999999999999999999999", "nan,1"])
+def test_a_trace_beyond_all_measure_is_refused(row: str) -> None:
+    with pytest.raises(InvalidInput, match="line 2"):
+        traces.parse(f"at_ms,size_bytes\n{row}\n")
