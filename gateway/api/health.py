@@ -22,6 +22,8 @@ from gateway.routes import Route, json_reply
 UNDELIVERED_MS = 15_000.0
 """Boards deliver at once, and the task manager after some seconds: labels that wait for longer have no receiver."""
 
+CORDONED, DRAINING = "cordoned", "draining"
+
 
 class HealthReport(BaseModel):
     """`problems` says in words what makes it degraded, `warnings` what does not.
@@ -97,6 +99,7 @@ class Health:
         try:
             stats = await self._tasks.stats()
             counts = stats.counts
+            problems += _of_idle_fleet(counts.get(State.QUEUED, 0), entries)
             problems += _of_deliveries(stats)
         except PeerUnavailable as error:
             problems.append(str(error))
@@ -117,6 +120,25 @@ class Health:
     async def answer(self, request: web.Request) -> web.Response:
         """The gateway needs nobody else to take registrations and to place: once it listens, it is ready."""
         return json_reply(ALIVE.dump(Alive()))
+
+
+def _of_idle_fleet(queued: int, entries: Sequence[rest.DeviceEntry]) -> Sequence[str]:
+    """Each standing alone may be meant so; tasks that wait for boards of which none takes any are not."""
+    standings = Counter(_standing(entry) for entry in entries)
+    if not queued or not entries or DeviceState.READY in standings:
+        return ()
+    listed = ", ".join(f"{count} {standing}" for standing, count in sorted(standings.items()))
+    mend = "look at their boards with `edgesched devices list`"
+    if CORDONED in standings or DRAINING in standings:
+        mend = "give one work again with `edgesched devices uncordon`, or " + mend
+    return (f"{queued} queued tasks wait and no device takes work ({listed}): {mend}",)
+
+
+def _standing(entry: rest.DeviceEntry) -> str:
+    device = entry.device
+    if device.state is not DeviceState.READY:
+        return device.state
+    return DRAINING if device.is_draining else CORDONED if device.is_cordoned else DeviceState.READY
 
 
 def _of_deliveries(stats: TaskStats) -> Sequence[str]:

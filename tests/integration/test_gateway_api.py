@@ -314,6 +314,24 @@ async def test_health_is_degraded_but_200_when_something_is_missing(two_boards: 
     assert answer.body["problems"] == ["devices unhealthy: 1", "the task manager does not answer; start it"]
 
 
+async def test_health_is_degraded_while_tasks_wait_and_no_device_takes_work(two_boards: GatewayUnderTest) -> None:
+    assert (await two_boards.call("POST", "/devices/fast/cordon")).status == 200
+    assert (await two_boards.call("GET", "/health")).body["status"] == "ok", "slow still works"
+    assert (await two_boards.call("POST", "/devices/slow/drain")).status == 200
+    answer = await two_boards.call("GET", "/health")
+    assert answer.body["status"] == "degraded"
+    (problem,) = answer.body["problems"]
+    assert problem.startswith(
+        "2 queued tasks wait and no device takes work (1 cordoned, 1 draining): give one work again"
+    )
+    await two_boards.heartbeat("slow", unhealthy_reason="hot")
+    problems = (await two_boards.call("GET", "/health")).body["problems"]
+    assert any("(1 cordoned, 1 unhealthy)" in problem for problem in problems)
+    two_boards.tasks.queued = 0
+    await two_boards.heartbeat("slow")
+    assert (await two_boards.call("GET", "/health")).body["status"] == "ok", "nothing waits for them"
+
+
 async def test_health_without_devices_says_so(gateway: GatewayUnderTest) -> None:
     assert (await gateway.call("GET", "/health")).body["problems"] == ["no device is ready"]
 

@@ -58,6 +58,7 @@ class CannedTasks:
         self.pictures: dict[TaskId, bytes] = {}
         self.refusal: EdgeSchedError | None = None  # of the next command or submission
         self.news: asyncio.Queue[Task] = asyncio.Queue()
+        self.queued = 2
         self.undelivered = 0
         self.oldest_undelivered_ms = 1_500.0
 
@@ -79,12 +80,12 @@ class CannedTasks:
     async def counts(self) -> TaskCounts:
         self._check()
         failed = sum(details.task.state is State.FAILED for details in self.details.values())
-        return {State.QUEUED: 2, State.DONE: 5} | ({State.FAILED: failed} if failed else {})
+        return {State.QUEUED: self.queued, State.DONE: 5} | ({State.FAILED: failed} if failed else {})
 
     async def stats(self) -> TaskStats:
         return TaskStats(
             counts=await self.counts(),
-            next_in_line={"shapes": 2},
+            next_in_line={"shapes": self.queued},
             open_bytes=20,
             undelivered=self.undelivered,
             oldest_undelivered_ms=self.oldest_undelivered_ms if self.undelivered else None,
