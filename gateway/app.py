@@ -126,7 +126,7 @@ def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
         *Devices(gateway.registry, gateway.fleet, gateway.commands, gateway.logs).routes(),
         *WorkerRoutes(gateway.fleet, gateway.registry, gateway.commands, gateway.logs, gateway.clock).routes(),
         *CommandRoutes(gateway.commands, gateway.fleet, gateway.registry).routes(),
-        *Schedule(gateway.placement).routes(),
+        *Schedule(gateway.placement, tasks).routes(),
         *Tasks(tasks, Uploads(tasks), Sender()).routes(),
         *Models(tasks, gateway.registry).routes(),
         *Events(hub, gateway.activity).routes(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aiohttp import web
 
@@ -48,7 +48,7 @@ class Models:
         name = request.match_info["name"]
         models = {model.name: model for model in await self._tasks.models()}
         if name not in models:
-            raise NotKnown(f"there is no model {name!r}{nearest(name, models)}; GET /models lists those there are")
+            raise no_such_model(name, models)
         return json_reply(rest.MODEL_ENTRY.dump(self._entry(models[name])))
 
     def _entry(self, model: ModelFacts) -> rest.ModelEntry:
@@ -58,3 +58,7 @@ class Models:
             if model.name in device.models and device.state is DeviceState.READY
         ]
         return rest.ModelEntry(model=model, devices=tuple(sorted(devices)))
+
+
+def no_such_model(name: str, known: Iterable[str]) -> NotKnown:
+    return NotKnown(f"there is no model {name!r}{nearest(name, known)}; GET /models lists those there are")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated
 
@@ -12,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgesched import rest
 from edgesched.domain.device import DeviceId
-from edgesched.errors import InvalidInput, NoFeasibleDevice
-from edgesched.ports import Candidate, PlacementPlan, PlacementRequest
+from edgesched.errors import InvalidInput, NoFeasibleDevice, PeerUnavailable
+from edgesched.ports import Candidate, PlacementPlan, PlacementRequest, TaskQueries
+from gateway.api.models import no_such_model
 from gateway.local_placement import LocalPlacement
 from gateway.nearest import nearest
 from gateway.routes import LARGEST_NUMBER, Route, json_reply, whole_number
@@ -22,6 +25,7 @@ TYPICAL_PICTURE_BYTES = 160_000
 """A dry run that names no size asks for such a picture."""
 
 MAX_TASKS_PER_REQUEST = 10_000
+ASK_TIMEOUT_S = 2.0
 LONGEST_SHOWN, MOST_SHOWN = 40, 8
 
 OF_ATTEMPT = ("elapsed_ms", "predicted_remaining_ms", "transfer_remaining_ms")
@@ -68,12 +72,14 @@ DRY_RUN: rest.Wire[DryRun] = rest.Wire(DryRun)
 
 
 class Schedule:
-    def __init__(self, placement: LocalPlacement) -> None:
+    def __init__(self, placement: LocalPlacement, tasks: TaskQueries) -> None:
         self._placement = placement
+        self._tasks = tasks
 
     def routes(self) -> Sequence[Route]:
         ask = "?strategy=&model=&size_bytes=: dry run, says which device and why"
         place = "the same; with a list of tasks: place them"
+        no_model = {404: "no device has such a model, nor has the catalogue; the detail names the nearest one"}
         return (
             Route(
                 method="GET",
@@ -82,6 +88,7 @@ class Schedule:
                 summary=ask,
                 query=DryRunQuery,
                 reply=DRY_RUN.adapter,
+                problems=no_model,
             ),
             Route(
                 method="POST",
@@ -91,27 +98,28 @@ class Schedule:
                 query=DryRunQuery,
                 body=TypeAdapter(PlacementRequest | DryRunRequest),
                 reply=TypeAdapter(PlacementPlan | DryRun),
+                problems=no_model,
             ),
         )
 
     async def ask(self, request: web.Request) -> web.Response:
         _check_parameters(request.query)
-        return self._dry_run(request.query, DryRunRequest())
+        return await self._dry_run(request.query, DryRunRequest())
 
     async def place(self, request: web.Request) -> web.Response:
         _check_parameters(request.query)
         body = await request.read()
         wanted = DRY_RUN_REQUEST.parse(body or b"{}")
         if wanted.tasks is None:
-            return self._dry_run(request.query, wanted)
+            return await self._dry_run(request.query, wanted)
         placement = rest.PLACEMENT_REQUEST.parse(body)
         _check(placement)
         strategy = _strategy(request.query) or placement.strategy or wanted.stargety
         plan = await self._placement.place(replace(placement, strategy=strategy))
         return json_reply(rest.PLACEMENT_PLAN.dump(plan))
 
-    def _dry_run(self, query: Mapping[str, str], body: DryRunRequest) -> web.Response:
-        """Raises: NoFeasibleDevice with every device's reason."""
+    async def _dry_run(self, query: Mapping[str, str], body: DryRunRequest) -> web.Response:
+        """Raises: NoFeasibleDevice with every device's reason, NotKnown if it is because nobody knows the model."""
         model = query.get("model") or body.model
         size_bytes = whole_number(query, "size_bytes")
         if size_bytes is None:
@@ -119,6 +127,7 @@ class Schedule:
         strategy = _strategy(query) or body.strategy or body.stargety
         decision = self._placement.dry_run(model=model, size_bytes=size_bytes, strategy=strategy)
         if decision.device_id is None or decision.chosen is None:
+            await self._check_known(model)
             raise NoFeasibleDevice(decision.reason())
         reply = DryRun(
             strategy=decision.strategy,
@@ -131,6 +140,16 @@ class Schedule:
             excluded=decision.excluded,
         )
         return json_reply(DRY_RUN.dump(reply))
+
+    async def _check_known(self, model: str | None) -> None:
+        """Waiting mends no misspelt model. Without the catalogue nobody can tell. Raises: NotKnown."""
+        if model is None:
+            return
+        with suppress(PeerUnavailable, TimeoutError):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                known = [facts.name for facts in await self._tasks.models()]
+            if model not in known:
+                raise no_such_model(model, known)
 
 
 def _check_parameters(query: Mapping[str, str]) -> None:

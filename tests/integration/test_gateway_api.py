@@ -91,12 +91,24 @@ async def test_the_weights_of_the_tie_breakers_are_settings() -> None:
 
 
 async def test_no_device_for_a_dry_run_is_503_with_every_reason(two_boards: GatewayUnderTest) -> None:
-    answer = await two_boards.call("GET", "/schedule", model="unheard-of")
+    two_boards.tasks.model_names = ("shapes", "digits")
+    answer = await two_boards.call("GET", "/schedule", model="digits")
     assert answer.status == 503
-    assert (
-        "fast: model unheard-of is not loaded there; slow: model unheard-of is not loaded there"
-        in answer.body["detail"]
-    )
+    assert "fast: model digits is not loaded there; slow: model digits is not loaded there" in answer.body["detail"]
+
+
+async def test_a_dry_run_for_a_model_that_nobody_knows_is_404_with_the_nearest(two_boards: GatewayUnderTest) -> None:
+    answers = [
+        await two_boards.call("GET", "/schedule", model="shape"),
+        await two_boards.call("POST", "/schedule", {"model": "shape"}),
+    ]
+    for answer in answers:
+        assert answer.status == 404
+        assert answer.body["detail"].startswith("there is no model 'shape'; did you mean 'shapes'?")
+    two_boards.tasks.is_reachable = False
+    answer = await two_boards.call("GET", "/schedule", model="shape")
+    assert answer.status == 503, "nobody can tell whether there is such a model"
+    assert "model shape is not loaded there" in answer.body["detail"]
 
 
 async def test_an_empty_fleet_is_503(gateway: GatewayUnderTest) -> None:

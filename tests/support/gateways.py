@@ -59,6 +59,7 @@ class CannedTasks:
         self.refusal: EdgeSchedError | None = None  # of the next command or submission
         self.news: asyncio.Queue[Task] = asyncio.Queue()
         self.queued = 2
+        self.model_names: Sequence[str] = ("shapes",)
         self.undelivered = 0
         self.oldest_undelivered_ms = 1_500.0
 
@@ -95,7 +96,10 @@ class CannedTasks:
 
     async def models(self) -> Sequence[ModelFacts]:
         self._check()
-        return (ModelFacts(name="shapes", version="1", description="drawn shapes", labels=("circle",)),)
+        return tuple(
+            ModelFacts(name=name, version="1", description=f"drawn {name}", labels=("circle",))
+            for name in self.model_names
+        )
 
     async def picture(self, task_id: TaskId) -> bytes:
         await self.get(task_id)
