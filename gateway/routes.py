@@ -10,9 +10,13 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edgesched.errors import InvalidInput, plain
+from gateway.nearest import nearest
 
 LARGEST_NUMBER = 2**53
 """JSON numbers are exact up to here."""
+
+LONGEST_SHOWN, MOST_SHOWN = 40, 8
+"""Of parameters that nobody knows."""
 
 JSON = "application/json"
 
@@ -57,6 +61,20 @@ def query_of(request: web.Request, kind: type[Query]) -> Query:
     except ValueError as error:
         raise InvalidInput(f"a parameter is not text: {error}") from error
     return query
+
+
+def asked_of(request: web.Request, kind: type[Query]) -> Query:
+    """The same for what people ask: an unknown parameter is refused as well. Raises: InvalidInput."""
+    check_names(request.query, kind)
+    return query_of(request, kind)
+
+
+def check_names(query: Mapping[str, str], kind: type[BaseModel]) -> None:
+    """A misspelt parameter would give the answer to another question. Raises: InvalidInput."""
+    known = kind.model_fields
+    unknown = [f"{name[:LONGEST_SHOWN]!r}{nearest(name, known)}" for name in query if name not in known]
+    if unknown:
+        raise InvalidInput(f"unknown parameters: {', '.join(unknown[:MOST_SHOWN])}; there are: {', '.join(known)}")
 
 
 def whole_number(query: Mapping[str, str], name: str, *, lowest: int = 0, highest: int = LARGEST_NUMBER) -> int | None:

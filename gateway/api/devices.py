@@ -15,7 +15,7 @@ from gateway.api.commands import to_do
 from gateway.commands import Commands
 from gateway.fleet import Fleet
 from gateway.registry import Registry
-from gateway.routes import Route, json_reply, query_of
+from gateway.routes import Route, asked_of, json_reply, query_of
 from gateway.worker_logs import WorkerLogs
 
 NOT_KNOWN = {404: "no such device; the detail names the nearest one"}
@@ -116,7 +116,7 @@ class Devices:
         )
 
     async def list(self, request: web.Request) -> web.Response:
-        is_archive = query_of(request, DeviceQuery).archived
+        is_archive = asked_of(request, DeviceQuery).archived
         entries = self._fleet.archived() if is_archive else self._fleet.entries()
         return json_reply(rest.DEVICE_LIST.dump(rest.DeviceList(devices=tuple(entries))))
 

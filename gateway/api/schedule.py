@@ -18,15 +18,13 @@ from edgesched.errors import InvalidInput, NoFeasibleDevice, PeerUnavailable
 from edgesched.ports import Candidate, PlacementPlan, PlacementRequest, TaskQueries
 from gateway.api.models import no_such_model
 from gateway.local_placement import LocalPlacement
-from gateway.nearest import nearest
-from gateway.routes import LARGEST_NUMBER, Route, json_reply, whole_number
+from gateway.routes import LARGEST_NUMBER, Route, check_names, json_reply, whole_number
 
 TYPICAL_PICTURE_BYTES = 160_000
 """A dry run that names no size asks for such a picture."""
 
 MAX_TASKS_PER_REQUEST = 10_000
 ASK_TIMEOUT_S = 2.0
-LONGEST_SHOWN, MOST_SHOWN = 40, 8
 
 OF_ATTEMPT = ("elapsed_ms", "predicted_remaining_ms", "transfer_remaining_ms")
 OF_SAMPLE = ("service_ms", "transfer_ms", "total_ms", "predicted_ms", "waited_ms", "decode_ms", "infer_ms")
@@ -103,11 +101,11 @@ class Schedule:
         )
 
     async def ask(self, request: web.Request) -> web.Response:
-        _check_parameters(request.query)
+        check_names(request.query, DryRunQuery)
         return await self._dry_run(request.query, DryRunRequest())
 
     async def place(self, request: web.Request) -> web.Response:
-        _check_parameters(request.query)
+        check_names(request.query, DryRunQuery)
         body = await request.read()
         wanted = DRY_RUN_REQUEST.parse(body or b"{}")
         if wanted.tasks is None:
@@ -150,14 +148,6 @@ class Schedule:
                 known = [facts.name for facts in await self._tasks.models()]
             if model not in known:
                 raise no_such_model(model, known)
-
-
-def _check_parameters(query: Mapping[str, str]) -> None:
-    """A misspelt one would give the answer to another question. Raises: InvalidInput."""
-    known = DryRunQuery.model_fields
-    unknown = [f"{name[:LONGEST_SHOWN]!r}{nearest(name, known)}" for name in query if name not in known]
-    if unknown:
-        raise InvalidInput(f"unknown parameters: {', '.join(unknown[:MOST_SHOWN])}; there are: {', '.join(known)}")
 
 
 def _strategy(query: Mapping[str, str]) -> str | None:

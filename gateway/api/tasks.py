@@ -17,7 +17,7 @@ from edgesched.domain.task import Task, TaskDetails, TaskFilter, TaskId
 from edgesched.errors import Conflict, NotKnown
 from edgesched.ports import TaskDesk
 from gateway.nearest import nearest
-from gateway.routes import LARGEST_NUMBER, Route, json_reply, query_of
+from gateway.routes import LARGEST_NUMBER, Route, asked_of, json_reply, query_of
 from gateway.sending import IMMUTABLE, Sender, media_type
 from gateway.uploads import UploadForm, UploadQuery, Uploads
 
@@ -131,7 +131,7 @@ class Tasks:
         )
 
     async def list(self, request: web.Request) -> web.Response:
-        query = query_of(request, TaskQuery)
+        query = asked_of(request, TaskQuery)
         filter_ = TaskFilter(state=query.state, model=query.model, client_id=query.client_id, device_id=query.device_id)
         return json_reply(rest.TASK_PAGE.dump(await self._tasks.list(filter_, limit=query.limit, cursor=query.cursor)))
 

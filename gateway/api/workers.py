@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -16,11 +17,13 @@ from gateway.commands import Commands
 from gateway.fleet import Fleet
 from gateway.nearest import nearest
 from gateway.registry import Registry
-from gateway.routes import LARGEST_NUMBER, Route, json_reply, query_of
+from gateway.routes import LARGEST_NUMBER, Route, asked_of, json_reply
 from gateway.worker_logs import LINES_PER_WORKER, WorkerLogs
 
 LONGEST_WAIT_MS = 30_000
 NOT_KNOWN = {404: "no such worker or device; the detail names the nearest one"}
+DURATION = re.compile(r"(?P<number>[0-9]{1,9}(\.[0-9]{1,6})?)(?P<unit>[smhd]?)")
+UNITS_MS = {"s": 1_000.0, "m": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
 ALIASES = ("/workers", "/remote-workers")
 
 
@@ -31,11 +34,25 @@ class WorkerQuery(BaseModel):
 
 class LogQuery(BaseModel):
     tail: Annotated[int, Field(ge=1, le=LINES_PER_WORKER * 10, description="the last so many lines")] = 200
-    since_s: Annotated[float | None, Field(ge=0, le=1e9, description="only lines of the last so many seconds")] = None
+    since: Annotated[
+        str | None, Field(max_length=20, description="only lines of the last 90s, 10m, 2h or 1d, or so many seconds")
+    ] = None
+    since_s: Annotated[float | None, Field(ge=0, le=1e9, description="the same in seconds")] = None
     after: Annotated[int, Field(ge=0, le=LARGEST_NUMBER, description="only lines behind this cursor")] = 0
     wait_ms: Annotated[
         int, Field(ge=0, le=LONGEST_WAIT_MS, description="follow: if there is no line, wait so long for one")
     ] = 0
+
+    def asked_ms(self) -> float | None:
+        """How far back. Raises: InvalidInput."""
+        if self.since is None:
+            return None if self.since_s is None else self.since_s * 1000
+        if self.since_s is not None:
+            raise InvalidInput("since and since_s say the same: give one of them")
+        match = DURATION.fullmatch(self.since)
+        if match is None:
+            raise InvalidInput(f"since must be like 90s, 10m, 2h or 1d, or a number of seconds, got {self.since!r}")
+        return float(match["number"]) * UNITS_MS[match["unit"] or "s"]
 
 
 class WorkerRoutes:
@@ -96,7 +113,7 @@ class WorkerRoutes:
         )
 
     async def list(self, request: web.Request) -> web.Response:
-        query = query_of(request, WorkerQuery)
+        query = asked_of(request, WorkerQuery)
         found = tuple(
             entry
             for entry in self._entries()
@@ -112,13 +129,14 @@ class WorkerRoutes:
         return json_reply(rest.WORKER_ENTRY.dump(entries[name]))
 
     async def logs(self, request: web.Request) -> web.Response:
-        name, query = request.match_info["worker"], query_of(request, LogQuery)
+        name, query = request.match_info["worker"], asked_of(request, LogQuery)
+        back_ms = query.asked_ms()
         self._check_known(name)
         page = await self._logs.follow(
             name,
             tail=query.tail,
             after=query.after,
-            since_ms=0 if query.since_s is None else max(0, self._clock.wall_ms() - int(query.since_s * 1000)),
+            since_ms=0 if back_ms is None else max(0, self._clock.wall_ms() - int(back_ms)),
             wait_s=query.wait_ms / 1000,
         )
         return json_reply(rest.LOG_PAGE.dump(page))

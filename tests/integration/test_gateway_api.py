@@ -226,6 +226,18 @@ async def test_a_parameter_that_nobody_knows_is_named_with_those_that_there_are(
     assert answer.body["detail"].endswith("there are: strategy, stargety, model, size_bytes")
 
 
+@pytest.mark.parametrize(
+    ("path", "misspelt", "meant"),
+    [("/tasks", "stat", "state"), ("/devices", "archive", "archived"), ("/workers", "device", "device_id")],
+)
+async def test_lists_refuse_a_parameter_that_they_do_not_know(
+    gateway: GatewayUnderTest, path: str, misspelt: str, meant: str
+) -> None:
+    answer = await gateway.call("GET", path, **{misspelt: "x"})
+    assert answer.status == 400
+    assert f"{misspelt!r}; did you mean {meant!r}?; there are: " in answer.body["detail"]
+
+
 async def test_what_the_predecessors_task_manager_sends_is_no_unknown_parameter(two_boards: GatewayUnderTest) -> None:
     body = {"ip": "10.0.0.7", "tasktype": "YoloV5", "req_id": "r", "total_num": 1, "filename": "a.jpg", "filepath": "x"}
     answer = await two_boards.call("POST", "/schedule", body, stargety="roundrobin")

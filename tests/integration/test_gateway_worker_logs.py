@@ -41,7 +41,7 @@ async def ship(
     return have
 
 
-async def lines(gateway: GatewayUnderTest, name: str = "rk-1-0", **query: int) -> list[str]:
+async def lines(gateway: GatewayUnderTest, name: str = "rk-1-0", **query: int | str) -> list[str]:
     answer = await gateway.call("GET", f"/api/remote-workers/{name}/logs", **query)
     assert answer.status == 200, answer.body
     return [line["text"] for line in answer.body["lines"]]
@@ -73,6 +73,35 @@ async def test_a_log_is_read_from_a_time_on_and_followed(gateway: GatewayUnderTe
     await ship(gateway, 3, after=2)
     assert await following == ["line 3"]
     assert await lines(gateway, after=cursor, wait_ms=0) == ["line 3"]
+
+
+@pytest.mark.parametrize(
+    ("since", "number_of_lines"), [("30", 1), ("30s", 1), ("0.5m", 1), ("2m", 2), ("1h", 2), ("1d", 2)]
+)
+async def test_since_takes_a_duration_as_people_write_it(
+    gateway: GatewayUnderTest, since: str, number_of_lines: int
+) -> None:
+    await ship(gateway, 1, age_ms=60_000)
+    await ship(gateway, 2, after=1, age_ms=1_000)
+    assert await lines(gateway, since=since) == ["line 1", "line 2"][-number_of_lines:]
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ({"since": "yesterday"}, "since must be like 90s, 10m, 2h or 1d, or a number of seconds, got 'yesterday'"),
+        ({"since": "-5s"}, "since must be like"),
+        ({"since": ""}, "since must be like"),
+        ({"since": "5s", "since_s": "5"}, "give one of them"),
+        ({"sinse": "10s"}, "'sinse'; did you mean 'since'?; there are: tail, since, since_s, after, wait_ms"),
+    ],
+)
+async def test_a_log_query_that_cannot_be_meant_is_refused_with_what_there_is(
+    gateway: GatewayUnderTest, query: dict[str, str], named: str
+) -> None:
+    answer = await gateway.call("GET", "/api/remote-workers/rk-1/logs", **query)
+    assert answer.status == 400
+    assert named in answer.body["detail"]
 
 
 async def test_the_lines_of_a_device_are_those_of_its_workers_in_order(gateway: GatewayUnderTest) -> None:
