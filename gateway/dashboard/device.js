@@ -2,7 +2,7 @@
 
 import { call, part } from "./api.js";
 import { byId, el, perFrame, setData, setText, show, toast } from "./dom.js";
-import { entryOf, standing } from "./fleet.js";
+import { entryOf, standing, workerStanding } from "./fleet.js";
 import { bytes, clock, t, UNKNOWN, word } from "./strings.js";
 
 const VERBS = ["start", "stop", "restart", "kill"];
@@ -56,7 +56,7 @@ const draw = perFrame(() => {
   setText(state, words);
   setData(state, "tone", tone);
   drawFacts(entry);
-  drawWorkers(entry.workers);
+  drawWorkers(entry);
   drawChoice(entry.workers);
   drawCommands();
 });
@@ -77,7 +77,7 @@ function drawFacts({ device, unavailable_models: left, warnings }) {
   list.replaceChildren(...lines.flatMap(([name, value]) => [el("dt", { textContent: t(name) }), el("dd", { textContent: value })]));
 }
 
-function drawWorkers(workers) {
+function drawWorkers({ device, workers }) {
   const there = new Set(workers.map((worker) => worker.name));
   for (const [name, row] of rows) {
     if (there.has(name)) continue;
@@ -89,7 +89,7 @@ function drawWorkers(workers) {
       rows.set(worker.name, makeRow(worker.name));
       byId("workers").append(rows.get(worker.name).node);
     }
-    fillRow(rows.get(worker.name).parts, worker);
+    fillRow(rows.get(worker.name).parts, worker, device);
   }
   show(byId("no-workers"), workers.length === 0);
 }
@@ -108,9 +108,10 @@ function makeRow(name) {
   return { node, parts };
 }
 
-function fillRow({ dot, state, facts, reason }, worker) {
-  setData(dot, "state", worker.state);
-  setText(state, word("worker", worker.state));
+function fillRow({ dot, state, facts, reason }, worker, device) {
+  const [mark, words] = workerStanding(worker, device);
+  setData(dot, "state", mark);
+  setText(state, words);
   const codes = worker.exit_codes?.length ? worker.exit_codes : [worker.last_exit_code].filter((code) => code !== null);
   const told = [worker.pid === null ? t("noProcess") : `${t("process")} ${worker.pid}`];
   if (worker.current_task) told.push(`${t("currentTask")} ${worker.current_task}`);

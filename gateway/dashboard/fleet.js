@@ -3,7 +3,7 @@
 import { part, post } from "./api.js";
 import { openDevice } from "./device.js";
 import { byId, el, perFrame, setData, setText, show, toast } from "./dom.js";
-import { duration, percent, plain, t, UNKNOWN, withUnit } from "./strings.js";
+import { duration, percent, plain, t, UNKNOWN, withUnit, word } from "./strings.js";
 
 const FILTER_FROM = 9; // devices: fewer are seen at a glance
 const WARM_C = 75;
@@ -174,6 +174,12 @@ export function standing(entry) {
   return ["good", t("ready") + (device.outbox_count ? ` · ${t("outbox", { n: device.outbox_count })}` : "")];
 }
 
+/** [mark, words]: what a silent board said last is no state of now. */
+export function workerStanding(worker, device) {
+  const state = word("worker", worker.state);
+  return device.state === "silent" ? ["silent", t("boardSilent", { state })] : [worker.state, state];
+}
+
 function fillMeter({ fill, value }, fraction, text) {
   const width = `${Math.min(100, Math.round((fraction ?? 0) * 100))}%`;
   if (fill.style.width !== width) fill.style.width = width;
@@ -182,7 +188,7 @@ function fillMeter({ fill, value }, fraction, text) {
 }
 
 function fillWorkers(node, entry) {
-  const said = entry.workers.map((w) => t("worker", { name: w.name, state: w.state, n: w.restarts }));
+  const said = entry.workers.map((w) => t("worker", { name: w.name, state: workerStanding(w, entry.device)[1], n: w.restarts }));
   const key = said.join("\n");
   if (node.title === key) return;
   node.title = key;
@@ -191,7 +197,7 @@ function fillWorkers(node, entry) {
   node.replaceChildren(
     ...entry.workers.map((worker) => {
       const dot = el("i");
-      dot.dataset.state = worker.state;
+      [dot.dataset.state] = workerStanding(worker, entry.device);
       return dot;
     }),
   );

@@ -298,6 +298,10 @@ async def test_what_workers_write_is_followed_also_when_their_board_has_died(
     await says(page, "#log", "third")
     board.clock.now_ms += 60_000
     await says(page, "#device-state", "silent")
+    await says(page, '[data-worker="rk-1-0"]', "board silent (was busy)")
+    assert await page.locator('[data-worker="rk-1-0"] i').get_attribute("data-state") == "silent"
+    for state in ("ready", "busy"):
+        await playwright_api.expect(page.locator(f'.workers i[data-state="{state}"]')).to_have_count(0)
     await page.keyboard.press("Escape")
     await page.click('[data-device="rk-1"] h3 button')
     await says(page, "#log", "third")
