@@ -48,6 +48,15 @@ function say(newLink, newBanner) {
   drawLink();
 }
 
+/** What was not read while the task manager was away. */
+function back() {
+  if (banner?.[0] === "away") {
+    readModels();
+    readTasks();
+  }
+  say("live", null);
+}
+
 const news = {
   hello({ counts, devices, activity }) {
     say("live", counts ? null : ["away", { reason: "" }]);
@@ -64,20 +73,22 @@ const news = {
     noteDevices(devices);
   },
   tasks({ tasks }) {
-    if (banner?.[0] === "away") readModels();
-    say("live", null);
+    back();
     changeTasks(tasks);
     noteTasks(tasks);
   },
   counts(counts) {
-    say("live", null);
+    back();
     setCounts(counts);
   },
   activity(point) {
     addPoint(point);
     drawTiles();
   },
-  task_manager_away: ({ reason }) => say("live", ["away", { reason }]),
+  task_manager_away({ reason }) {
+    say("live", ["away", { reason }]);
+    setCounts(null);
+  },
   up: () => say("live", banner?.[0] === "lostBanner" ? null : banner),
   down: () => say("lost", ["lostBanner"]),
 };

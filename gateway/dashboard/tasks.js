@@ -19,6 +19,8 @@ const tasks = new Map(); // id -> task; the newest SHOWN that fit the chosen sta
 const rows = new Map(); // id -> {node, cells, revision}
 let counts = null;
 let queue = {}; // model -> tasks that may be sent next
+let isAway = false; // the task manager: what it would say is not known
+let areTasksRead = false;
 let deadSeen = -1;
 let isDeadAsked = false;
 let candidate = null; // the newest labelled task that the gallery does not show
@@ -31,10 +33,14 @@ const fits = (task) => (!wanted("task-state") || wanted("task-state") === task.s
 
 // --- counts ---
 
+/** newCounts: null if the task manager does not answer. */
 export function setCounts(newCounts) {
   counts = newCounts?.states ?? null;
   queue = newCounts?.queue ?? {};
+  isAway = counts === null;
+  if (isAway) deadSeen = -1;
   drawCounts();
+  drawTasks();
   if (counts && counts.failed !== deadSeen) readDead();
 }
 
@@ -57,6 +63,7 @@ const drawCounts = perFrame(() => {
     setText(button.lastChild, t(`state_${button.dataset.state}`));
   }
   drawQueue();
+  drawNoDead();
   for (const listener of countsListeners) listener();
 });
 
@@ -76,6 +83,7 @@ function drawQueue() {
     setText(value, String(count));
   });
   show(byId("no-queue"), counts !== null && !counts.queued);
+  show(byId("queue-unknown"), isAway);
 }
 
 // --- recent tasks ---
@@ -85,6 +93,7 @@ export async function readTasks() {
   try {
     const page = await call(`tasks?limit=${SHOWN}${state && `&state=${state}`}${device && `&device_id=${part(device)}`}`);
     if (state !== wanted("task-state") || device !== wanted("task-device")) return; // another one was chosen meanwhile
+    areTasksRead = true;
     tasks.clear();
     for (const task of page.tasks) tasks.set(task.task_id, task);
     drawTasks();
@@ -126,8 +135,10 @@ const drawTasks = perFrame(() => {
     if (body.children[at] !== row.node) body.insertBefore(row.node, body.children[at] ?? null);
   });
   const isFiltered = Boolean(wanted("task-state") || wanted("task-device"));
-  show(byId("no-tasks"), !inOrder.length && !isFiltered);
-  show(byId("no-task-fits"), !inOrder.length && isFiltered);
+  const areNone = !inOrder.length && areTasksRead && !isAway;
+  show(byId("no-tasks"), areNone && !isFiltered);
+  show(byId("no-task-fits"), areNone && isFiltered);
+  show(byId("tasks-unknown"), !inOrder.length && isAway);
 });
 
 function makeRow(task) {
@@ -211,7 +222,13 @@ function drawDead(dead) {
   const ids = dead.filter((task) => task.image !== null).map((task) => task.task_id);
   show(all, ids.length > 1);
   all.onclick = () => replayAll(ids, all);
-  show(byId("no-dead"), !dead.length);
+  drawNoDead();
+}
+
+function drawNoDead() {
+  const isEmpty = !byId("dead").children.length;
+  show(byId("no-dead"), isEmpty && counts?.failed === 0);
+  show(byId("dead-unknown"), isEmpty && isAway);
 }
 
 async function replayAll(ids, button) {

@@ -386,6 +386,15 @@ async def test_a_task_manager_that_is_away_is_said_in_words(gateway: GatewayUnde
     gateway.tasks.is_reachable = False
     await opened(page, gateway.url)
     await says(page, "#banner", "The task manager does not answer")
+    for selector in ("#tasks-unknown", "#dead-unknown", "#queue-unknown"):
+        await playwright_api.expect(page.locator(selector)).to_be_visible()
+    for selector in ("#no-tasks", "#no-dead", "#no-queue"):
+        await playwright_api.expect(page.locator(selector)).to_be_hidden()
+    gateway.tasks.is_reachable = True
+    for selector in ("#no-tasks", "#no-dead"):
+        await playwright_api.expect(page.locator(selector)).to_be_visible(timeout=WAIT_MS)
+    for selector in ("#banner", "#tasks-unknown", "#dead-unknown", "#queue-unknown"):
+        await playwright_api.expect(page.locator(selector)).to_be_hidden()
 
 
 async def test_a_dropped_picture_becomes_a_task(gateway: GatewayUnderTest, page: Page) -> None:
