@@ -67,6 +67,7 @@ class Activity:
         self._last: tuple[PlacementRequest, PlacementPlan] | None = None
         self._tasks: Counter[DeviceId] = Counter()  # of `_last`, once somebody asked
         self._bytes: Counter[DeviceId] = Counter()
+        self._by_model: Counter[tuple[DeviceId, str]] = Counter()
         self._labelled: defaultdict[DeviceId, deque[tuple[float, int]]] = defaultdict(deque)
         self._history: deque[ActivityPoint] = deque(maxlen=HISTORY_POINTS)
         self._point_began_ms = clock.monotonic_ms()
@@ -86,7 +87,7 @@ class Activity:
 
     def of(self, device_id: DeviceId) -> DeviceWork:
         now_ms = self._clock.monotonic_ms()
-        if now_ms - self._asked_at_ms > STALE_MS or self._first_asked_at_ms is None:
+        if self._is_stale(now_ms) or self._first_asked_at_ms is None:
             return DeviceWork(in_flight=None, in_flight_bytes=None, pictures_per_s=None)
         self._tally()
         buckets = self._labelled.get(device_id, deque())
@@ -98,6 +99,13 @@ class Activity:
             pictures_per_s=recent * 1000 / span_ms,
         )
 
+    def in_flight_by_model(self) -> Mapping[tuple[DeviceId, str], int]:
+        """Where there is any. Empty also if no request has told it lately."""
+        if self._is_stale(self._clock.monotonic_ms()):
+            return {}
+        self._tally()
+        return dict(self._by_model)
+
     def history(self) -> Sequence[ActivityPoint]:
         """Closed intervals, oldest first."""
         self._close_points(self._clock.monotonic_ms())
@@ -107,18 +115,24 @@ class Activity:
         """The device left."""
         self._labelled.pop(device_id, None)
 
+    def _is_stale(self, now_ms: float) -> bool:
+        return now_ms - self._asked_at_ms > STALE_MS
+
     def _tally(self) -> None:
         """Counted when somebody looks: requests come hundreds of times more often."""
         if self._last is None:
             return
         (request, plan), self._last = self._last, None
-        self._tasks, self._bytes = Counter(), Counter()
+        self._tasks, self._bytes, self._by_model = Counter(), Counter(), Counter()
+        models = {task.task_id: task.model for task in request.tasks}
         for attempt in request.in_flight:
             self._tasks[attempt.device_id] += 1
             self._bytes[attempt.device_id] += attempt.size_bytes
+            self._by_model[attempt.device_id, attempt.model] += 1
         for decision in plan.decisions:
             if decision.device_id is not None:
                 self._tasks[decision.device_id] += 1
+                self._by_model[decision.device_id, models[decision.task_id]] += 1
 
     def _count(self, sample: FinishedSample, now_ms: float) -> None:
         if not sample.succeeded:

@@ -120,7 +120,7 @@ def make_placement(
 
 def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
     hub = EventHub(gateway.registry, gateway.fleet, tasks, gateway.activity)
-    metrics = Metrics(gateway.fleet, tasks)
+    metrics = Metrics(gateway.fleet, tasks, gateway.activity)
     gateway.placement.observers += (metrics.observe,)
     routes = (
         *Devices(gateway.registry, gateway.fleet, gateway.commands, gateway.logs).routes(),

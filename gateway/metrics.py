@@ -9,7 +9,7 @@ import asyncio
 import logging
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -18,11 +18,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from edgesched import __version__, rest
-from edgesched.domain.device import DeviceState
+from edgesched.domain.device import DeviceId, DeviceState
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import TaskStats
 from edgesched.errors import PeerUnavailable
 from edgesched.ports import FinishedSample, PlacementPlan, PlacementRequest, TaskQueries
+from gateway.activity import Activity
 from gateway.fleet import Fleet
 from gateway.routes import Route
 
@@ -47,8 +48,9 @@ TELEMETRY = {  # field of Telemetry -> metric, help
 class Metrics:
     """One per gateway, so that two in one process (tests) do not share their figures."""
 
-    def __init__(self, fleet: Fleet, tasks: TaskQueries) -> None:
+    def __init__(self, fleet: Fleet, tasks: TaskQueries, activity: Activity) -> None:
         self._fleet = fleet
+        self._activity = activity
         self._tasks = tasks
         self._placement = PlacementFigures()
         self.observe = self._placement.observe
@@ -74,7 +76,8 @@ class Metrics:
             log.warning("metrics.task_manager_away", extra={"cause": str(error) or "timeout"})
         now = CollectorRegistry(auto_describe=False)
         now.register(self._placement)
-        now.register(_Collected((*_of_tasks(stats), *_of_devices(self._fleet.entries()))))
+        flying = _in_flight(self._activity.in_flight_by_model())
+        now.register(_Collected((*_of_tasks(stats), flying, *_of_devices(self._fleet.entries()))))
         return web.Response(body=generate_latest(now), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -188,6 +191,12 @@ def _of_tasks(stats: TaskStats | None) -> Iterator[Metric]:
     seconds = CounterMetricFamily("edgesched_ledger_commit_seconds", "Time that those commits took")
     seconds.add_metric((), stats.commit_ms / 1000)
     yield seconds
+
+
+def _in_flight(counts: Mapping[tuple[DeviceId, str], int]) -> Metric:
+    help_ = "Tasks on their way to a device or on it, by model; those that wait are in edgesched_queue_depth"
+    samples = [(labels, float(count)) for labels, count in sorted(counts.items())]
+    return _gauge("edgesched_in_flight_tasks", help_, ("device_id", "model"), samples)
 
 
 def _of_devices(entries: Sequence[rest.DeviceEntry]) -> Iterator[Metric]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.fleets import finished, request, task
+from tests.support.fleets import finished, in_flight, request, task
 from tests.support.gateways import GatewayUnderTest, agent_port, gateway_under_test
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -82,6 +82,18 @@ async def test_placement_tells_latencies_per_stage_and_outcomes_per_device(gatew
     assert attempts[("device_id", "rk-1"), ("model", "shapes"), ("outcome", "labelled")] == 1.0
     assert attempts[("device_id", "rk-1"), ("model", "shapes"), ("outcome", "failed")] == 1.0
     assert samples["edgesched_device_in_flight_tasks"][(("device_id", "rk-1"),)] == 1.0
+
+
+async def test_tasks_in_flight_are_told_by_device_and_model_while_they_are_known(gateway: GatewayUnderTest) -> None:
+    await gateway.parts.placement.place(request(task(), task("b", model="other")))
+    flying = (await scraped(gateway))["edgesched_in_flight_tasks"]
+    assert flying == {(("device_id", "rk-1"), ("model", "shapes")): 1.0}, "other waits: no board has it"
+    held = [*in_flight("rk-1", 2), *in_flight("rk-1", 3, model="other")]
+    await gateway.parts.placement.place(request(flying=held))
+    flying = (await scraped(gateway))["edgesched_in_flight_tasks"]
+    assert flying[("device_id", "rk-1"), ("model", "other")] == 3.0
+    gateway.clock.now_ms += 6_000
+    assert "edgesched_in_flight_tasks" not in await scraped(gateway)
 
 
 async def test_two_gateways_in_one_process_do_not_share_figures(gateway: GatewayUnderTest) -> None:
