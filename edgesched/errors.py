@@ -7,9 +7,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+MOST_NAMES = 1_000
+"""Compared with a name that nobody knows. Each costs microseconds: nonsense must not keep a process busy."""
+
+LONGEST_NAME = 100
 
 
 class EdgeSchedError(Exception):
@@ -75,8 +82,14 @@ def plain(message: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to add to a complaint about an unknown name: the known one that it resembles, if one does."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    if len(name) > LONGEST_NAME:
+        return ""
+    names = list(islice(known, MOST_NAMES))
+    by_folded = {known_name.casefold(): known_name for known_name in names}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    begins = [known_name for known_name in names if len(name) >= 4 and known_name.startswith(name)]
+    meant = begins[0] if begins else by_folded[close[0]] if close else None
+    return f"; did you mean {meant!r}?" if meant is not None else ""
 
 
 def row_for(table: Mapping[type[EdgeSchedError], T], kind: type[EdgeSchedError]) -> T:

@@ -10,10 +10,9 @@ from dataclasses import replace
 
 from edgesched.clock import Clock
 from edgesched.domain.device import DeviceId, DeviceState
-from edgesched.errors import InvalidInput, NotKnown, StorageFailed
+from edgesched.errors import InvalidInput, NotKnown, StorageFailed, nearest
 from edgesched.rest import DeviceEntry
 from gateway.activity import Activity, ObservedPlacement, PlacementFacts
-from gateway.nearest import nearest
 from gateway.registry import NO_WISHES, Registry, Wishes
 from gateway.state import MAX_REMEMBERED, GatewayState, Remembered
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 from edgesched.clock import Clock
 from edgesched.domain.device import Device, DeviceId, DeviceState, Telemetry
-from edgesched.errors import Conflict, EdgeSchedError, InvalidInput, NotKnown, Overloaded
+from edgesched.errors import Conflict, EdgeSchedError, InvalidInput, NotKnown, Overloaded, nearest
 from edgesched.placement.filters import MAX_MEMORY_USED_FRACTION
 from edgesched.placement.fleet import FleetSnapshot
 from edgesched.rest import DeviceEntry, DeviceRegistration, Heartbeat, WorkerReport
-from gateway.nearest import nearest
 
 log = logging.getLogger(__name__)
 

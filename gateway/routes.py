@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from edgesched.errors import InvalidInput, plain
-from gateway.nearest import nearest
+from edgesched.errors import InvalidInput, nearest, plain
 
 LARGEST_NUMBER = 2**53
 """JSON numbers are exact up to here."""

@@ -11,10 +11,9 @@ from pydantic import BaseModel, Field
 from edgesched import rest
 from edgesched.domain.command import Command, CommandId, CommandState
 from edgesched.domain.device import DeviceId
-from edgesched.errors import InvalidInput, NotKnown
+from edgesched.errors import InvalidInput, NotKnown, nearest
 from gateway.commands import MAX_OPEN, Commands, Target
 from gateway.fleet import Fleet
-from gateway.nearest import nearest
 from gateway.registry import Registry
 from gateway.routes import Route, json_reply, query_of
 

@@ -9,9 +9,8 @@ from aiohttp import web
 from edgesched import rest
 from edgesched.domain.device import DeviceState
 from edgesched.domain.task import ModelFacts
-from edgesched.errors import NotKnown
+from edgesched.errors import NotKnown, nearest
 from edgesched.ports import TaskQueries
-from gateway.nearest import nearest
 from gateway.registry import Registry
 from gateway.routes import Route, json_reply
 

@@ -14,9 +14,8 @@ from edgesched.domain.detection import text_lines
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import LABELLED_STATES, State
 from edgesched.domain.task import Task, TaskDetails, TaskFilter, TaskId
-from edgesched.errors import Conflict, NotKnown
+from edgesched.errors import Conflict, NotKnown, nearest
 from edgesched.ports import TaskDesk
-from gateway.nearest import nearest
 from gateway.routes import LARGEST_NUMBER, Route, asked_of, json_reply, query_of
 from gateway.sending import IMMUTABLE, Sender, media_type
 from gateway.uploads import UploadForm, UploadQuery, Uploads

@@ -12,10 +12,9 @@ from pydantic import BaseModel, Field
 from edgesched import rest
 from edgesched.clock import Clock
 from edgesched.domain.device import DeviceId
-from edgesched.errors import InvalidInput, NotKnown
+from edgesched.errors import InvalidInput, NotKnown, nearest
 from gateway.commands import Commands
 from gateway.fleet import Fleet
-from gateway.nearest import nearest
 from gateway.registry import Registry
 from gateway.routes import LARGEST_NUMBER, Route, asked_of, json_reply
 from gateway.worker_logs import LINES_PER_WORKER, WorkerLogs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.nearest import MOST_LOOKED_AT, nearest
+from edgesched.errors import MOST_NAMES, nearest
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_nothing_is_suggested_when_nothing_is_near(name: str, known: list[str]) 
 
 def test_a_huge_fleet_is_not_looked_through() -> None:
     def names() -> object:
-        for i in range(MOST_LOOKED_AT):
+        for i in range(MOST_NAMES):
             yield f"device-{i}"
         raise AssertionError("it looks at more than it may")
 
