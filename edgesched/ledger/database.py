@@ -22,7 +22,6 @@ OLDEST_SQLITE = (3, 37, 0)
 BUSY_S = 5.0
 """For a moment in which somebody looks at the file with another program. Two owners are app.py's lock to prevent."""
 CACHE_KIB = 64 * 1024
-CHECKPOINT_PAGES = 4_000
 STATEMENTS = 256
 """Prepared statements that a connection keeps."""
 
@@ -43,8 +42,35 @@ class Head:
         return Head(self.epoch, self.revision, self.seq, dict(self.counts), self.open_bytes)
 
 
-def open_for_writing(path: Path, durability: Durability) -> tuple[sqlite3.Connection, Ownership, Head]:
+class LogFile:
+    """The write-ahead log of an open ledger, to be synced by its owner: SQLite would do it within each commit."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: OSError."""
+        self._fd = os.open(beside(path, "-wal"), os.O_RDWR | os.O_CLOEXEC)
+
+    def sync(self) -> None:
+        """What was committed before survives a power cut when this returns. Raises: OSError."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """SQLite keeps no lock on this file, so that closing it takes none away."""
+        os.close(self._fd)
+
+
+def fold_log(connection: sqlite3.Connection) -> None:
+    """Move what the log has into the ledger's file, as far as nobody reads it; the log then begins anew.
+
+    It syncs both, in this order. Left to SQLite it would happen within a commit.
+    """
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def open_for_writing(path: Path) -> tuple[sqlite3.Connection, Ownership, Head]:
     """Open the ledger, make it if there is no such file, and take it over under a new epoch.
+
+    Durable are the ledger's own doings here, and whatever was in its log before: a commit is not, until the log is
+    synced (LogFile) or folded (fold_log). The connection may be used by one thread after the other.
 
     Raises: StartupError naming the file, if it cannot be made, is damaged, or is of a newer version.
     """
@@ -61,7 +87,7 @@ def open_for_writing(path: Path, durability: Durability) -> tuple[sqlite3.Connec
         with contextlib.ExitStack() as undo:
             undo.callback(connection.close)
             _check(connection, path)
-            _set_durability(connection, path, durability)
+            _keep_log(connection, path)
             owner = _take_over(connection)
             head = _read_head(connection, owner.epoch)
             undo.pop_all()
@@ -89,7 +115,14 @@ def transaction(connection: sqlite3.Connection, kind: Literal["IMMEDIATE", "DEFE
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, cached_statements=STATEMENTS)
+    connection = sqlite3.connect(
+        uri,
+        uri=True,
+        timeout=BUSY_S,
+        isolation_level=None,
+        cached_statements=STATEMENTS,
+        check_same_thread=False,  # never two at the same time, though
+    )
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
@@ -172,13 +205,14 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise StartupError(f"the ledger {path} is damaged; restore a backup. {'; '.join(problems)}")
 
 
-def _set_durability(connection: sqlite3.Connection, path: Path, durability: Durability) -> None:
+def _keep_log(connection: sqlite3.Connection, path: Path) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StartupError(f"the ledger {path} lies on a file system without shared memory; give a local path")
-    # NORMAL syncs at checkpoints only: a power cut may cost the newest tasks, but never damages the file.
-    connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    # NORMAL syncs the log before it is folded, and its first page when it begins anew: a power cut may cost commits
+    # that nobody has synced, but never damages the file.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
 
 
 def _take_over(connection: sqlite3.Connection) -> Ownership:

@@ -76,7 +76,7 @@ class RowCache:
 
 
 class Group:
-    """Used by the writer thread, inside one transaction. If that fails, cache and ledger are of no use any more."""
+    """Used inside one transaction. If that fails, cache and ledger are of no use any more."""
 
     def __init__(self, connection: sqlite3.Connection, cache: RowCache, head: Head, now_ms: int) -> None:
         self.connection = connection

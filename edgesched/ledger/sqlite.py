@@ -1,8 +1,9 @@
-"""The ledger in one SQLite file: durable, and served by one writer thread and one reader thread."""
+"""The ledger in one SQLite file: written by the event loop's own thread, synced in another, read in a third."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from edgesched.domain.task import (
 from edgesched.errors import InvalidInput, NotKnown
 from edgesched.ledger import reader, retention
 from edgesched.ledger.base import Accepted, Applied, LedgerEvent, NowMs, Ownership, Retired, Totals
-from edgesched.ledger.database import Durability, open_for_reading, open_for_writing
+from edgesched.ledger.database import Durability, LogFile, open_for_reading, open_for_writing
 from edgesched.ledger.group import Command
 from edgesched.ledger.reader import Reader
 from edgesched.ledger.transition import MAX_INTEGER, MAY_NAME_ANOTHER_ATTEMPT, check_event, check_new_task, is_storable
@@ -49,28 +50,33 @@ class SqliteLedger:
     async def opened(cls, path: Path, *, now_ms: NowMs, durability: Durability) -> AsyncIterator[SqliteLedger]:
         """Open the ledger under a new epoch; make it if there is no such file.
 
-        now_ms: the ledger's clock, read in the writer thread.
+        now_ms: the ledger's clock.
         durability: what an answered call survives, a power cut or only the death of the process.
         Raises: StartupError naming the file if it cannot be made, is damaged, or belongs to a newer release.
         """
         loop = asyncio.get_running_loop()
         with (
-            ThreadPoolExecutor(1, thread_name_prefix="ledger-writer") as writing,
+            ThreadPoolExecutor(1, thread_name_prefix="ledger-disk") as disk,
             ThreadPoolExecutor(1, thread_name_prefix="ledger-reader") as reading,
         ):
-            write_end, ownership, head = await loop.run_in_executor(writing, open_for_writing, path, durability)
+            write_end, ownership, head = await loop.run_in_executor(disk, open_for_writing, path)
             try:
-                read_end = await loop.run_in_executor(reading, open_for_reading, path)
-                try:
-                    writer = Writer(writing, write_end, head, now_ms)
+                with contextlib.ExitStack() as files:
+                    log_file = None
+                    if durability == "power":
+                        log_file = files.enter_context(contextlib.closing(LogFile(path)))
+                        await loop.run_in_executor(disk, log_file.sync)  # nobody hears of an epoch that may be lost
+                    read_end = await loop.run_in_executor(reading, open_for_reading, path)
                     try:
-                        yield cls(writer, Reader(reading, read_end), ownership)
+                        writer = Writer(disk, write_end, log_file, head, now_ms)
+                        try:
+                            yield cls(writer, Reader(reading, read_end), ownership)
+                        finally:
+                            await writer.close()
                     finally:
-                        await writer.close()
-                finally:
-                    await loop.run_in_executor(reading, read_end.close)
+                        await loop.run_in_executor(reading, read_end.close)
             finally:  # the last connection to close folds the write-ahead log into the file
-                await loop.run_in_executor(writing, write_end.close)
+                await loop.run_in_executor(disk, write_end.close)
 
     @property
     def ownership(self) -> Ownership:

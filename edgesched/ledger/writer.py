@@ -1,4 +1,9 @@
-"""The one thread that writes: whatever waits becomes one transaction."""
+"""Writes: whatever waits becomes one transaction, and is answered once that is durable.
+
+A transaction runs on the event loop's own thread. It only fills the operating system's memory, and costs less than the
+way to a thread and back. In a thread, each of its statements would moreover let go of the interpreter lock, and wait up
+to 5 ms to get it back from a busy loop. What really waits for the disk has a thread, and lets go of the lock once.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from edgesched.errors import EdgeSchedError, StaleEpoch, StorageFailed
 from edgesched.ledger.base import NowMs
-from edgesched.ledger.database import Head, transaction
+from edgesched.ledger.database import Head, LogFile, fold_log, transaction
 from edgesched.ledger.group import Command, Group, RowCache
 
 log = logging.getLogger(__name__)
@@ -21,28 +26,39 @@ PAUSE_FACTOR = 2.0
 LONGEST_PAUSE_S = 0.01
 MAX_WAITING = 1_024
 """Commands in the queue; further callers wait for room."""
+FOLD_AFTER_ROWS = 4_000
+"""Rows that change before the log is folded into the ledger's file: some megabytes, which a start has to go through."""
 
 T = TypeVar("T")
 _Waiting = tuple[Command[Any], "asyncio.Future[Any]"]
 
 
 class Writer:
-    """Groups commands while the group before them is being committed, and answers each after its commit.
+    """Groups commands while the group before them is made durable.
 
-    One trip to the thread and one back per group: these, not SQLite, are what a small commit costs.
     `head` is as of the newest commit whose callers have been answered.
     """
 
-    def __init__(self, thread: ThreadPoolExecutor, connection: sqlite3.Connection, head: Head, now_ms: NowMs) -> None:
+    def __init__(
+        self,
+        thread: ThreadPoolExecutor,
+        connection: sqlite3.Connection,
+        log_file: LogFile | None,
+        head: Head,
+        now_ms: NowMs,
+    ) -> None:
+        """log_file: synced before anybody is answered; None: the operating system does it when it likes."""
         self.head = head
         self._thread = thread
         self._connection = connection
+        self._log_file = log_file
         self._now_ms = now_ms
         self._cache = RowCache()
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._waiting: list[_Waiting] = []
         self._is_busy = False
         self._started_at = 0.0  # the latest group
+        self._folded_at_row = connection.total_changes
         self._idle = asyncio.Event()
         self._error: EdgeSchedError | None = None
         self._failed = asyncio.Event()
@@ -83,47 +99,24 @@ class Writer:
             self._is_busy = False
             self._idle.set()
             return
-        commands = [command for command, _ in group]
-        self._started_at = asyncio.get_running_loop().time()
-        done = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, commands)
-        done.add_done_callback(partial(self._answer_group, group))
-
-    def _answer_group(self, group: list[_Waiting], done: asyncio.Future[tuple[Head, list[Any]]]) -> None:
-        error = done.exception()
-        if error is None:
-            self.head, outcomes = done.result()
-            for (_, answer), outcome in zip(group, outcomes, strict=True):
-                if answer.done():  # its caller was cancelled
-                    continue
-                if isinstance(outcome, EdgeSchedError):
-                    answer.set_exception(outcome)
-                else:
-                    answer.set_result(outcome)
-        else:
-            self._fail(error)
-            group += self._waiting
-            self._waiting = []
-            for _, answer in group:
-                if not answer.done() and self._error is not None:
-                    answer.set_exception(_again(self._error))
-        # A group that starts at once would be small, and the next ones too: what a group costs hardly depends on its
-        # size. So commits take a part of the time only, whatever the disk is like.
         loop = asyncio.get_running_loop()
-        pause_s = min(LONGEST_PAUSE_S, PAUSE_FACTOR * (loop.time() - self._started_at))
-        loop.call_later(pause_s, self._start_group)
-
-    def _fail(self, error: BaseException) -> None:
-        """Any error here, a bug included, leaves it open what the disk has: only a new start can tell."""
-        log.error("ledger.failed", exc_info=error)
-        if isinstance(error, EdgeSchedError):
-            self._error = error
-        else:
-            self._error = StorageFailed(f"the ledger cannot be written: {error}")
-            self._error.__cause__ = error
-        self._failed.set()
+        self._started_at = loop.time()
+        try:
+            head, outcomes = self._commit([command for command, _ in group])
+        except Exception as error:  # noqa: BLE001 - a bug included: every caller is told, and the process ends
+            self._fail(error, group)
+            return
+        is_log_long = self._connection.total_changes - self._folded_at_row >= FOLD_AFTER_ROWS
+        if is_log_long:
+            self._folded_at_row = self._connection.total_changes
+        if self._log_file is None and not is_log_long:
+            self._answer(group, head, outcomes)
+            return
+        done = loop.run_in_executor(self._thread, self._make_durable, is_log_long)
+        done.add_done_callback(partial(self._on_durable, group, head, outcomes))
 
     def _commit(self, commands: Sequence[Command[Any]]) -> tuple[Head, list[Any]]:
-        """In the thread. Returns each command's answer, or its refusal."""
+        """Returns each command's answer, or its refusal."""
         with transaction(self._connection, "IMMEDIATE"):
             self._check_epoch()
             group = Group(self._connection, self._cache, self.head, self._now_ms())
@@ -132,6 +125,53 @@ class Writer:
             group.flush()
         group.trim_cache()
         return group.head, outcomes
+
+    def _make_durable(self, is_log_long: bool) -> None:
+        """In the thread. Nobody uses the connection meanwhile."""
+        if self._log_file is not None:
+            self._log_file.sync()
+        if is_log_long:
+            fold_log(self._connection)
+
+    def _on_durable(
+        self, group: Sequence[_Waiting], head: Head, outcomes: Sequence[Any], done: asyncio.Future[None]
+    ) -> None:
+        error = done.exception()
+        if error is None:
+            self._answer(group, head, outcomes)
+        else:
+            self._fail(error, group)
+
+    def _answer(self, group: Sequence[_Waiting], head: Head, outcomes: Sequence[Any]) -> None:
+        self.head = head
+        for (_, answer), outcome in zip(group, outcomes, strict=True):
+            if answer.done():  # its caller was cancelled
+                continue
+            if isinstance(outcome, EdgeSchedError):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+        # A group that starts at once would be small, and the next ones too: what a group costs hardly depends on its
+        # size. So commits take a part of the time only, whatever the disk is like.
+        loop = asyncio.get_running_loop()
+        pause_s = min(LONGEST_PAUSE_S, PAUSE_FACTOR * (loop.time() - self._started_at))
+        loop.call_later(pause_s, self._start_group)
+
+    def _fail(self, error: BaseException, group: Sequence[_Waiting]) -> None:
+        """Any error here, a bug included, leaves it open what the disk has: only a new start can tell."""
+        log.error("ledger.failed", exc_info=error)
+        if isinstance(error, EdgeSchedError):
+            self._error = error
+        else:
+            self._error = StorageFailed(f"the ledger cannot be written: {error}")
+            self._error.__cause__ = error
+        self._failed.set()
+        for _, answer in (*group, *self._waiting):
+            if not answer.done():
+                answer.set_exception(_again(self._error))
+        self._waiting = []
+        self._is_busy = False
+        self._idle.set()
 
     def _check_epoch(self) -> None:
         (epoch,) = self._connection.execute("SELECT epoch FROM meta").fetchone()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from edgesched.domain.lifecycle import State
-from edgesched.errors import StartupError
-from edgesched.ledger.database import SCHEMA_VERSION, open_for_writing
+from edgesched.errors import StartupError, StorageFailed
+from edgesched.ledger import sqlite, writer
+from edgesched.ledger.database import SCHEMA_VERSION, Durability, LogFile
 from edgesched.ledger.sqlite import SqliteLedger
 from tests.support.ledgers import RECEIVER, SetClock, accepted, applied, done, failed, new_task, sent_out
 
@@ -134,11 +136,48 @@ async def test_a_half_made_file_of_a_crashed_start_is_no_hindrance(path: Path) -
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize(("durability", "synchronous"), [("power", 2), ("process", 1)])
-def test_only_power_syncs_at_each_commit(path: Path, durability: str, synchronous: int) -> None:
-    connection, _, _ = open_for_writing(path, durability)  # type: ignore[arg-type]
-    try:
-        assert connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    finally:
-        connection.close()
+class CountingLogFile(LogFile):
+    syncs = 0
+
+    def sync(self) -> None:
+        super().sync()
+        type(self).syncs += 1
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+async def test_only_power_syncs_before_it_answers(
+    path: Path, durability: Durability, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LogFile", CountingLogFile)
+    CountingLogFile.syncs = 0
+    async with SqliteLedger.opened(path, now_ms=CLOCK.now_ms, durability=durability) as ledger:
+        at_start = CountingLogFile.syncs
+        await accepted(ledger)
+        await accepted(ledger)
+    assert (at_start, CountingLogFile.syncs) == ((1, 3) if durability == "power" else (0, 0))
+
+
+async def test_a_log_that_cannot_be_synced_ends_everything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SqliteLedger.opened(path, now_ms=CLOCK.now_ms, durability="power") as ledger:
+        await accepted(ledger)
+
+        def refuse(_: LogFile) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(LogFile, "sync", refuse)
+        with pytest.raises(StorageFailed, match="Input/output error"):
+            await accepted(ledger)
+        with pytest.raises(StorageFailed):
+            await ledger.until_failed()
+
+
+async def test_the_log_is_folded_into_the_file_once_it_is_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "FOLD_AFTER_ROWS", 50)
+    async with SqliteLedger.opened(path, now_ms=CLOCK.now_ms, durability="process") as ledger:
+        for _ in range(200):
+            await accepted(ledger)
+        log_bytes = path.with_name(path.name + "-wal").stat().st_size
+        for _ in range(200):
+            await accepted(ledger)
+        assert path.with_name(path.name + "-wal").stat().st_size < 2 * log_bytes, "it has begun anew"
+        assert (await ledger.totals()).accepted == 400

@@ -21,7 +21,7 @@ TASK = TaskId("t")
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Group]:
-    connection, _, head = open_for_writing(tmp_path / "ledger.sqlite3", "process")
+    connection, _, head = open_for_writing(tmp_path / "ledger.sqlite3")
     yield Group(connection, RowCache(), head, now_ms=1_000)
     connection.close()
 
