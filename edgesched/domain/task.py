@@ -85,7 +85,7 @@ class NewTask:
     model: str
     file_name: str
     image: ImageRef
-    image_digest: str  # SHA-256, hex
+    image_digest: str  # tells two pictures apart
     size_bytes: int
     receiver_url: str | None
     deadline_ms: int | None  # time left for the whole task when it was submitted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from edgesched.domain.task import ImageRef
 from edgesched.errors import StorageFailed
+from edgesched.images.base import digest_of
 from edgesched.images.records import (
     Place,
     place_of,
@@ -29,12 +29,12 @@ class Seen:
     """One picture that was looked for.
 
     problem: what is wrong with it, None if nothing is.
-    sha256: hex; None if it was not read, or could not be.
+    digest: as `digest_of` makes it; None if it was not read, or could not be.
     """
 
     ref: ImageRef
     problem: str | None
-    sha256: str | None = None
+    digest: str | None = None
 
 
 def look_for(directory: Path, refs: Collection[ImageRef], *, whole: bool) -> Iterator[Seen]:
@@ -95,4 +95,4 @@ def _look_at(fd: int, place: Place, path: Path, whole: bool) -> Seen:
         return Seen(ref=place.ref, problem=f"{path} cannot be read: {error.strerror}")
     if picture is None:
         return Seen(ref=place.ref, problem=f"it is damaged in {path}: its checksum does not match")
-    return Seen(ref=place.ref, problem=None, sha256=hashlib.sha256(picture).hexdigest())
+    return Seen(ref=place.ref, problem=None, digest=digest_of(picture))

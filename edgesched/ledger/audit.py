@@ -36,7 +36,7 @@ class NamedPicture:
     task_id: TaskId
     state: str
     ref: ImageRef
-    sha256: str  # hex, of what was submitted
+    digest: str  # of what was submitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ class LedgerFile:
     def pictures(self) -> Iterator[NamedPicture]:
         rows = self._connection.execute("SELECT task_id, state, image, image_digest FROM task WHERE image IS NOT NULL")
         for task_id, state, image, digest in rows:
-            yield NamedPicture(task_id=TaskId(task_id), state=state, ref=ImageRef(image), sha256=digest)
+            yield NamedPicture(task_id=TaskId(task_id), state=state, ref=ImageRef(image), digest=digest)
 
     def still_named(self, pictures: Collection[NamedPicture]) -> list[NamedPicture]:
         """Those of them that their tasks name now: the others were let go meanwhile, as it should be."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 from edgesched.catalogue import Catalogue
 from edgesched.domain.task import ImageRef, NewTask, Submission, Task, TaskId, new_id
 from edgesched.errors import Conflict, EdgeSchedError, InvalidInput, Overloaded, StaleEpoch, StorageFailed
-from edgesched.images.base import ImageStore
+from edgesched.images.base import ImageStore, digest_of
 from edgesched.ledger.base import Accepted, Ledger
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.pictures import PictureLimits, check_file_name, check_picture
@@ -82,7 +81,7 @@ class Intake:
             raise Overloaded("pictures come faster than the disk can store them; slow down", retry_after_ms=200)
         self._backlog.reserve(len(submission.image))
         arrived_ns = 0 if self._traces is None else self._traces.now_ns()
-        digest = hashlib.sha256(submission.image).hexdigest()
+        digest = digest_of(submission.image)
         waiting = _Waiting(submission, digest, asyncio.get_running_loop().create_future(), arrived_ns)
         self._waiting.append(waiting)
         self._waiting_bytes += len(submission.image)

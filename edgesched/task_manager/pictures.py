@@ -54,7 +54,7 @@ def check_picture(data: bytes, limits: PictureLimits) -> None:
     if kind == "PNG" and _PNG_END not in data[-_TAIL_BYTES:]:
         raise InvalidInput("the PNG is truncated: it has no IEND chunk")
     try:
-        width, height = imagesize.get(io.BytesIO(data))
+        width, height = imagesize.get(io.BytesIO(data), exif_rotation=False)
     except Exception as error:  # the library raises whatever a damaged header trips over
         raise InvalidInput(f"the {kind} header is damaged: {error}") from error
     if width <= 0 or height <= 0:

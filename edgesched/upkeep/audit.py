@@ -125,7 +125,7 @@ def _broken_pictures(
         progress("pictures", count, len(named))
         if seen.problem is not None:
             suspects[seen.ref] = seen.problem
-        elif whole and seen.sha256 != named[seen.ref].sha256:
+        elif whole and seen.digest != named[seen.ref].digest:
             suspects[seen.ref] = "it is not the picture that was submitted: its digest is another one"
     for picture in ledger.still_named([named[ref] for ref in suspects]):
         yield Finding(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from edgesched.domain.lifecycle import Event
 from edgesched.domain.task import NewTask, Task, TaskId
+from edgesched.images.base import digest_of
 from edgesched.images.segment_files import claim
 from edgesched.images.segments import SegmentImageStore
 from edgesched.ledger.sqlite import SqliteLedger
@@ -55,7 +55,7 @@ async def stored(images: SegmentImageStore, name: str, *, receiver_url: str | No
     picture = name.encode() * (PICTURE_BYTES // len(name))
     (ref,) = await images.put_many([picture])
     new = new_task(task_id=name, key=f"key of {name}", receiver_url=receiver_url, size_bytes=len(picture))
-    return replace(new, image=ref, image_digest=hashlib.sha256(picture).hexdigest())
+    return replace(new, image=ref, image_digest=digest_of(picture))
 
 
 async def fill(place: Workplace) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import sqlite3
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesched.domain.task import NewTask, Result, TaskId
+from edgesched.images.base import digest_of
 from edgesched.images.segment_files import claim
 from edgesched.images.segments import SegmentImageStore
 from edgesched.ledger.sqlite import SqliteLedger
@@ -57,7 +57,7 @@ def submission(task_id: str) -> NewTask:
     return new_task(
         key=task_id,
         task_id=task_id,
-        image_digest=hashlib.sha256(picture).hexdigest(),
+        image_digest=digest_of(picture),
         size_bytes=len(picture),
         receiver_url=RECEIVER if is_kept(task_id) else None,
     )

@@ -55,7 +55,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "edgesched.placement": {"edgesched.domain", "edgesched.errors", "edgesched.ports", "numpy"},
     "edgesched.simulation": {"edgesched.placement", "edgesched.ports", "edgesched.domain", "edgesched.errors", "numpy"},
     "edgesched.ledger": {"edgesched.domain", "edgesched.errors"},
-    "edgesched.images": {"edgesched.domain", "edgesched.errors"},
+    "edgesched.images": {"edgesched.domain", "edgesched.errors", "xxhash"},
     "edgesched.upkeep": {"edgesched.domain", "edgesched.errors", "edgesched.ledger", "edgesched.images"},
     "edgesched.wire": {"edgesched.v1", "edgesched.domain", "edgesched.errors"},
     "edgesched.task_manager": TASK_MANAGER,
