@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from edgesched.clock import Clock
+from edgesched.domain.lifecycle import Event
+from edgesched.domain.task import TaskId
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
@@ -17,9 +20,15 @@ from edgesched.wake import Wake
 
 MAX_EVENTS_PER_COMMIT = 512
 UNHURRIED_S = 0.05
-"""An event that nobody waits for is held so long: most tasks are done by then, and one commit has their whole life."""
+"""An event that nobody waits for is held so long, for a commit that others need."""
+MORE_FOLLOWS = frozenset({Event.SENT_OUT, Event.ACCEPTED})
+MORE_FOLLOWS_S = 0.1
+"""These are held for what the task does next: most tasks are done by then, and one row has it all. Lost with this
+process they cost nothing: the board says what it holds, and the attempt is adopted."""
 
 Then = Callable[[Applied], None]
+_Waiting = tuple[LedgerEvent, Then | None, int]
+"""The last one: when it was added, in nanoseconds, if it is traced."""
 
 
 class EventLog:
@@ -37,9 +46,8 @@ class EventLog:
         self.commits = 0
         self.commit_ms = 0.0
         """That all commits together took."""
-        self._waiting: deque[tuple[LedgerEvent, Then | None, int]] = (
-            deque()
-        )  # the last one: when it was added, if traced
+        self._waiting: deque[_Waiting] = deque()
+        self._held: dict[TaskId, tuple[float, list[_Waiting]]] = {}  # oldest first; until when, by the loop's clock
         self._wake = Wake()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -50,8 +58,14 @@ class EventLog:
         is_urgent: None: if somebody waits for the verdict.
         """
         event = replace(event, at_ms=self._clock.wall_ms())  # not the commit's time: people look at these
-        self._waiting.append((event, then, 0 if self._traces is None else self._traces.now_ns()))
+        entry = (event, then, 0 if self._traces is None else self._traces.now_ns())
         self._idle.clear()
+        if then is None and event.event in MORE_FOLLOWS and not is_urgent:
+            self._hold(entry)
+            return
+        if (held := self._held.pop(event.task_id, None)) is not None:
+            self._waiting += held[1]
+        self._waiting.append(entry)
         if is_urgent or (is_urgent is None and then is not None):
             self._wake.now()
         else:
@@ -59,16 +73,22 @@ class EventLog:
 
     async def drained(self) -> None:
         """Return when everything that was added is committed."""
+        self._release(math.inf)
         self._wake.now()
         await self._idle.wait()
 
     async def run(self) -> None:
         while True:
             await self._wake.wait()
+            self._release(asyncio.get_running_loop().time())
             count = min(len(self._waiting), MAX_EVENTS_PER_COMMIT)
             batch = [self._waiting.popleft() for _ in range(count)]
             if self._waiting:
                 self._wake.now()
+            elif self._held:
+                self._wake_for_held()
+            if not batch:
+                continue
             started_s = time.monotonic()
             applied = await self._ledger.apply_many([event for event, _, _ in batch])
             self.commit_ms += (time.monotonic() - started_s) * 1000
@@ -79,8 +99,30 @@ class EventLog:
                 self.announce(outcome)
                 if then is not None:
                     then(outcome)
-            if not self._waiting:
+            if not self._waiting and not self._held:
                 self._idle.set()
+
+    def _hold(self, entry: _Waiting) -> None:
+        task_id = entry[0].task_id
+        if (held := self._held.get(task_id)) is not None:
+            held[1].append(entry)
+        else:
+            self._held[task_id] = (asyncio.get_running_loop().time() + MORE_FOLLOWS_S, [entry])
+            self._wake_for_held()
+
+    def _wake_for_held(self) -> None:
+        until_s, _ = next(iter(self._held.values()))
+        self._wake.within(max(0.0, until_s - asyncio.get_running_loop().time()))
+
+    def _release(self, now_s: float) -> None:
+        """What was held for long enough has to go."""
+        while self._held:
+            task_id = next(iter(self._held))
+            until_s, entries = self._held[task_id]
+            if until_s > now_s:
+                return
+            del self._held[task_id]
+            self._waiting += entries
 
     def announce(self, outcome: Applied) -> None:
         """Tell this process's counters and watchers about a committed change."""

@@ -80,3 +80,18 @@ async def test_before_the_end_everything_is_committed_whether_somebody_waits_or_
             events.add(sent_out(task.task_id, f"of-{task.task_id}"))
         await asyncio.wait_for(events.drained(), WITHIN_S)
     assert [await state_of(ledger, task) for task in tasks] == [State.DISPATCHED] * 3
+
+
+async def test_an_event_after_which_more_follows_waits_for_it_while_others_are_committed() -> None:
+    ledger = CountingLedger()
+    slow, quick = await accepted(ledger), await accepted(ledger)
+    verdict: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+    async with running(ledger) as events:
+        events.add(sent_out(slow.task_id, "a1"))
+        events.add(sent_out(quick.task_id, "a2"))
+        events.add(finished(quick.task_id, "a2"), verdict.set_result)
+        await asyncio.wait_for(verdict, WITHIN_S)
+        assert (ledger.commits, await state_of(ledger, slow)) == ([2], State.QUEUED)
+        ledger.committed.clear()
+        await asyncio.wait_for(ledger.committed.wait(), WITHIN_S)
+    assert (ledger.commits, await state_of(ledger, slow)) == ([2, 1], State.DISPATCHED)
