@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgesched.domain.device import DeviceId
+from edgesched.domain.fact import fact
 from edgesched.domain.task import (
     AttemptId,
     ModelFacts,
@@ -21,7 +22,7 @@ from edgesched.domain.task import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class TaskToPlace:
     task_id: TaskId
     model: str
@@ -48,7 +49,7 @@ class InFlight:
     transfer_remaining_ms: float | None = None  # until the device has the whole picture; 0 once it has
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class FinishedSample:
     """What one finished attempt taught about its device. None where it taught nothing."""
 
@@ -67,7 +68,7 @@ class FinishedSample:
     infer_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Asker:
     """The task manager that asks for placement: a new one with each start."""
 
@@ -75,7 +76,7 @@ class Asker:
     owner_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class PlacementRequest:
     """Stateless about work: everything that is in flight travels with each request."""
 
@@ -88,7 +89,7 @@ class PlacementRequest:
     explain: bool = True  # False: candidates come without their terms, which nobody reads at full speed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Candidate:
     """One device's standing in a decision. `terms` are what the score is made of, in the units they are named with."""
 
@@ -97,7 +98,7 @@ class Candidate:
     terms: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Promise:
     """When a device should have a picture and answer it, in milliseconds from the decision."""
 
@@ -109,7 +110,7 @@ class Promise:
     way_back_ms: float  # from the end of the work to the answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Decision:
     """Where a task goes, and why. `device_id` is None when it has to wait or cannot run anywhere.
 
@@ -145,7 +146,7 @@ class Decision:
         return text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class DeviceRoute:
     """How to reach a device, and whether something waits there."""
 
@@ -156,7 +157,7 @@ class DeviceRoute:
     outbox_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class PlacementPlan:
     decisions: Sequence[Decision]
     routes: Sequence[DeviceRoute]  # every registered device

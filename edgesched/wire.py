@@ -13,6 +13,7 @@ from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
 from edgesched.domain.outbox import HeldOutcome
 from edgesched.domain.task import (
+    TIMING_FIELDS,
     Attempt,
     AttemptId,
     Failure,
@@ -95,8 +96,6 @@ _FAILURE_TO_PB = {
 }
 _FAILURE_FROM_PB = {value: key for key, value in _FAILURE_TO_PB.items()}
 
-_TIMING_FIELDS = tuple(Timings.__slots__)
-
 
 # --- results ---
 
@@ -126,13 +125,13 @@ def detection(message: types.Detection) -> Detection:
 
 
 def timings_to_pb(timings: Timings) -> types.Timings:
-    known = {name: value for name in _TIMING_FIELDS if (value := getattr(timings, name)) is not None}
+    known = {name: value for name in TIMING_FIELDS if (value := getattr(timings, name)) is not None}
     return types.Timings(**known)
 
 
 def timings(message: types.Timings) -> Timings:
     """They come from boards: what is no duration is not known."""
-    told = {name: getattr(message, name) for name in _TIMING_FIELDS if message.HasField(name)}
+    told = {name: getattr(message, name) for name in TIMING_FIELDS if message.HasField(name)}
     return Timings(**{name: ms for name, ms in told.items() if math.isfinite(ms) and ms >= 0})
 
 

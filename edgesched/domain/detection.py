@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from edgesched.domain.fact import fact
 from edgesched.errors import InvalidInput
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Detection:
     """One object. Corners are absolute pixels of the original picture, x to the right, y down.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields
 from enum import StrEnum
 from typing import NewType
 
 from edgesched.domain.detection import Detection
 from edgesched.domain.device import DeviceId
+from edgesched.domain.fact import fact
 from edgesched.domain.lifecycle import State, is_settled
 
 TaskId = NewType("TaskId", str)
@@ -46,13 +47,13 @@ COUNTED_FAILURES = frozenset(
 """Failures that the task itself may have caused. Only they count towards `max_attempts`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Failure:
     kind: FailureKind
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Timings:
     """Durations in milliseconds, measured on the device. None where the backend cannot know one."""
 
@@ -65,7 +66,10 @@ class Timings:
     transfer_ms: float | None = None  # first to last chunk, as the agent received them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+TIMING_FIELDS = tuple(field.name for field in fields(Timings))
+
+
+@fact
 class Result:
     """The labels of one picture. width and height are pixels of the original; None if it was not decoded."""
 
@@ -75,7 +79,7 @@ class Result:
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class NewTask:
     """A checked submission, its picture already durable in the image store."""
 
@@ -91,7 +95,7 @@ class NewTask:
     deadline_ms: int | None  # time left for the whole task when it was submitted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Task:
     """One row of the ledger."""
 
@@ -118,7 +122,7 @@ class Task:
         return is_settled(self.state, wants_delivery=self.receiver_url is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Attempt:
     """One try of one task on one device. `ended_at_ms` is None while it is open."""
 
@@ -132,7 +136,7 @@ class Attempt:
     timings: Timings | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class TaskFilter:
     state: State | None = None
     model: str | None = None
@@ -140,7 +144,7 @@ class TaskFilter:
     device_id: DeviceId | None = None  # the one that it was sent to last
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class TaskPage:
     """Newest first. `next_cursor` is None on the last page."""
 
@@ -148,7 +152,7 @@ class TaskPage:
     next_cursor: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class TaskDetails:
     task: Task
     attempts: tuple[Attempt, ...]
@@ -158,7 +162,7 @@ class TaskDetails:
 TaskCounts = Mapping[State, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Submission:
     """One picture as a client sends it, not yet checked."""
 
@@ -172,7 +176,7 @@ class Submission:
     traceparent: str | None = None  # the trace that it belongs to; the ledger does not keep it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class ModelFacts:
     """What clients may know of a model of the catalogue."""
 
@@ -182,7 +186,7 @@ class ModelFacts:
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class TaskStats:
     """How much there is to do, and how the ledger keeps up."""
 

@@ -7,10 +7,10 @@ durable. Whoever opened it owns it under an epoch that only grows; a write under
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from edgesched.domain.device import DeviceId
+from edgesched.domain.fact import fact
 from edgesched.domain.lifecycle import Event, State
 from edgesched.domain.task import (
     Attempt,
@@ -31,7 +31,7 @@ NowMs = Callable[[], int]
 """Reads the ledger's clock: wall milliseconds since 1970."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Ownership:
     """Who speaks for this ledger. Boards refuse an older epoch of the same ledger."""
 
@@ -40,7 +40,7 @@ class Ownership:
     epoch: int  # grows each time that somebody takes the ledger over
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Accepted:
     """What became of one NewTask.
 
@@ -54,7 +54,7 @@ class Accepted:
     conflict: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class LedgerEvent:
     """One event of one task.
 
@@ -76,7 +76,7 @@ class LedgerEvent:
     at_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Applied:
     """What one LedgerEvent did. Events that lost a race are no errors: they say so here and change nothing.
 
@@ -90,7 +90,7 @@ class Applied:
     is_stale: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Retired:
     """What one round of retention let go."""
 
@@ -98,7 +98,7 @@ class Retired:
     tasks: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Totals:
     """What the audit compares: `accepted` must equal the sum over `live` and `retired`."""
 

@@ -14,6 +14,7 @@ from edgesched.domain.detection import Detection, as_json, digest
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import (
+    TIMING_FIELDS,
     Attempt,
     AttemptId,
     Failure,
@@ -177,5 +178,5 @@ def result_of(row: Row) -> Result:
 
 def _timings_json(timings: Timings) -> str:
     """Only what is known: an absent key is read back as None."""
-    known = {name: value for name in Timings.__slots__ if (value := getattr(timings, name)) is not None}
+    known = {name: value for name in TIMING_FIELDS if (value := getattr(timings, name)) is not None}
     return _encode(known)

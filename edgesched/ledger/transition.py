@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from edgesched.domain.device import DeviceId
+from edgesched.domain.fact import fact
 from edgesched.domain.lifecycle import OPEN_STATES, Event, State, advance
 from edgesched.domain.task import (
     COUNTED_FAILURES,
@@ -41,7 +42,7 @@ MAY_NAME_ANOTHER_ATTEMPT = frozenset({Event.SENT_OUT, Event.FINISHED})
 """Events whose attempt need not be the task's current one: its row, if there is one, decides with."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact
 class Change:
     """What a ledger has to write. Nothing if `task` is the very object that went in.
 
