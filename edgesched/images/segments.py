@@ -20,6 +20,7 @@ from edgesched.images import segment_files
 from edgesched.images.base import NowMs, PictureDamaged, StoredImage
 from edgesched.images.records import Place, place_of
 from edgesched.images.segment_writer import Disk, SegmentWriter
+from edgesched.own_thread import OwnThread
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class SegmentImageStore:
         self,
         directory: Path,
         writer: SegmentWriter,
-        thread: ThreadPoolExecutor,
+        thread: OwnThread,
         reading: ThreadPoolExecutor,
         segment_bytes: int,
         now_ms: NowMs,
@@ -105,7 +106,7 @@ class SegmentImageStore:
             segment_bytes=segment_bytes,
         )
         with (
-            ThreadPoolExecutor(1, thread_name_prefix="image-store") as thread,
+            OwnThread("image-store") as thread,
             ThreadPoolExecutor(READING_THREADS, thread_name_prefix="image-reader") as reading,
         ):
             store = cls(directory, writer, thread, reading, segment_bytes, now_ms)
@@ -165,8 +166,7 @@ class SegmentImageStore:
         for ref in live:
             place = place_of(ref)
             places[place.segment].append(place)
-        loop = asyncio.get_running_loop()
-        others = await loop.run_in_executor(self._thread, segment_files.recover, self._directory, places)
+        others = await self._thread.call(segment_files.recover, self._directory, places)
         self._segments = {
             number: _Segment(live={place.ref for place in kept}) for number, kept in places.items() if kept
         }
@@ -182,7 +182,7 @@ class SegmentImageStore:
             self._idle.clear()
             await self._idle.wait()
         self._error = self._error or StorageFailed("the image store is closed")
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)
+        await self._thread.call(self._writer.close)
 
     def _start_group(self) -> None:
         if not self._waiting:
@@ -195,8 +195,7 @@ class SegmentImageStore:
             size += 1
         group, self._waiting = self._waiting[:size], self._waiting[size:]
         images = [image for call, _ in group for image in call]
-        loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._thread, self._writer.write, images, self._now_ms())
+        done = self._thread.call(self._writer.write, images, self._now_ms())
         done.add_done_callback(partial(self._answer_group, group))
 
     def _answer_group(self, group: Sequence[_Put], done: asyncio.Future[list[ImageRef]]) -> None:
@@ -288,9 +287,7 @@ class SegmentImageStore:
                 sparse[number] = [place_of(ref) for ref in segment.live]
         if not empty and not sparse and not any(released.values()):
             return None
-        return asyncio.get_running_loop().run_in_executor(
-            self._thread, segment_files.free_space, self._directory, released, empty, sparse
-        )
+        return self._thread.call(segment_files.free_space, self._directory, released, empty, sparse)
 
 
 def _segment_of(ref: ImageRef) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from edgesched.domain.lifecycle import State
@@ -22,6 +21,7 @@ from edgesched.ledger.rows import (
     task_of,
 )
 from edgesched.ledger.tables import load_tasks
+from edgesched.own_thread import OwnThread
 
 MAX_WAITING = 64
 """Queries in the queue; further callers wait for room."""
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Reader:
-    def __init__(self, thread: ThreadPoolExecutor, connection: sqlite3.Connection) -> None:
+    def __init__(self, thread: OwnThread, connection: sqlite3.Connection) -> None:
         self._thread = thread
         self._connection = connection
         self._room = asyncio.Semaphore(MAX_WAITING)
@@ -38,7 +38,7 @@ class Reader:
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Raises: what the query raises; StorageFailed if the disk refuses."""
         async with self._room:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, query)
+            return await self._thread.call(self._answer, query)
 
     def _answer(self, query: Callable[[sqlite3.Connection], T]) -> T:
         try:

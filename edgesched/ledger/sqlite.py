@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -32,6 +30,7 @@ from edgesched.ledger.group import Command
 from edgesched.ledger.reader import Reader
 from edgesched.ledger.transition import MAX_INTEGER, MAY_NAME_ANOTHER_ATTEMPT, check_event, check_new_task, is_storable
 from edgesched.ledger.writer import Writer
+from edgesched.own_thread import OwnThread
 
 EXPIRE_BATCH = 1_000
 """Tasks that one expire_due ends at most, so that it never holds a commit up for long."""
@@ -54,19 +53,15 @@ class SqliteLedger:
         durability: what an answered call survives, a power cut or only the death of the process.
         Raises: StartupError naming the file if it cannot be made, is damaged, or belongs to a newer release.
         """
-        loop = asyncio.get_running_loop()
-        with (
-            ThreadPoolExecutor(1, thread_name_prefix="ledger-disk") as disk,
-            ThreadPoolExecutor(1, thread_name_prefix="ledger-reader") as reading,
-        ):
-            write_end, ownership, head = await loop.run_in_executor(disk, open_for_writing, path)
+        with OwnThread("ledger-disk") as disk, OwnThread("ledger-reader") as reading:
+            write_end, ownership, head = await disk.call(open_for_writing, path)
             try:
                 with contextlib.ExitStack() as files:
                     log_file = None
                     if durability == "power":
                         log_file = files.enter_context(contextlib.closing(LogFile(path)))
-                        await loop.run_in_executor(disk, log_file.sync)  # nobody hears of an epoch that may be lost
-                    read_end = await loop.run_in_executor(reading, open_for_reading, path)
+                        await disk.call(log_file.sync)  # nobody hears of an epoch that may be lost
+                    read_end = await reading.call(open_for_reading, path)
                     try:
                         writer = Writer(disk, write_end, log_file, head, now_ms)
                         try:
@@ -74,9 +69,9 @@ class SqliteLedger:
                         finally:
                             await writer.close()
                     finally:
-                        await loop.run_in_executor(reading, read_end.close)
+                        await reading.call(read_end.close)
             finally:  # the last connection to close folds the write-ahead log into the file
-                await loop.run_in_executor(disk, write_end.close)
+                await disk.call(write_end.close)
 
     @property
     def ownership(self) -> Ownership:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -19,10 +18,11 @@ from edgesched.errors import EdgeSchedError, StaleEpoch, StorageFailed
 from edgesched.ledger.base import NowMs
 from edgesched.ledger.database import Head, LogFile, fold_log, transaction
 from edgesched.ledger.group import Command, Group, RowCache
+from edgesched.own_thread import OwnThread
 
 log = logging.getLogger(__name__)
 
-PAUSE_FACTOR = 2.0
+PAUSE_FACTOR = 8.0
 LONGEST_PAUSE_S = 0.01
 MAX_WAITING = 1_024
 """Commands in the queue; further callers wait for room."""
@@ -41,7 +41,7 @@ class Writer:
 
     def __init__(
         self,
-        thread: ThreadPoolExecutor,
+        thread: OwnThread,
         connection: sqlite3.Connection,
         log_file: LogFile | None,
         head: Head,
@@ -99,8 +99,7 @@ class Writer:
             self._is_busy = False
             self._idle.set()
             return
-        loop = asyncio.get_running_loop()
-        self._started_at = loop.time()
+        self._started_at = asyncio.get_running_loop().time()
         try:
             head, outcomes = self._commit([command for command, _ in group])
         except Exception as error:  # noqa: BLE001 - a bug included: every caller is told, and the process ends
@@ -112,7 +111,7 @@ class Writer:
         if self._log_file is None and not is_log_long:
             self._answer(group, head, outcomes)
             return
-        done = loop.run_in_executor(self._thread, self._make_durable, is_log_long)
+        done = self._thread.call(self._make_durable, is_log_long)
         done.add_done_callback(partial(self._on_durable, group, head, outcomes))
 
     def _commit(self, commands: Sequence[Command[Any]]) -> tuple[Head, list[Any]]:
