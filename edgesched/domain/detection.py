@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from edgesched.domain.fact import fact
 from edgesched.errors import InvalidInput
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 @fact
 class Detection:
@@ -49,10 +51,18 @@ def as_json(detection: Detection) -> dict[str, int | str | float]:
     }
 
 
+def canonical(detections: Sequence[Detection]) -> str:
+    """JSON, the same for the same labels."""
+    return _encode([as_json(d) for d in detections])
+
+
 def digest(detections: Sequence[Detection]) -> str:
-    """SHA-256 (hex) of the detections in canonical JSON: the same labels always give the same digest."""
-    canonical = json.dumps([as_json(d) for d in detections], separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    """SHA-256 (hex) of the canonical JSON: the same labels always give the same digest."""
+    return digest_of_canonical(canonical(detections))
+
+
+def digest_of_canonical(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def text_lines(detections: Sequence[Detection]) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from edgesched.domain.detection import Detection, as_json, digest
+from edgesched.domain.detection import Detection, canonical, digest, digest_of_canonical
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import (
@@ -151,8 +151,8 @@ def attempt_row(seq: int, attempt: Attempt) -> Row:
 
 
 def result_row(seq: int, attempt_id: AttemptId, result: Result) -> Row:
-    text = _encode([as_json(d) for d in result.detections])
-    return (seq, attempt_id, digest(result.detections), text, result.width, result.height)
+    text = canonical(result.detections)
+    return (seq, attempt_id, digest_of_canonical(text), text, result.width, result.height)
 
 
 def result_of(row: Row) -> Result:

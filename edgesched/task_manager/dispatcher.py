@@ -21,6 +21,7 @@ from edgesched.task_manager.device_link import LinkListener
 from edgesched.task_manager.events import EventLog
 from edgesched.task_manager.links import Links
 from edgesched.task_manager.queue import QueuedTask, TaskQueue
+from edgesched.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ class Dispatcher:
         self._claimed_seq = 0  # every QUEUED row up to here is in the queue or in flight
         self._ledger_has_more = True
         self._samples: list[FinishedSample] = []
-        self._wake = asyncio.Event()
+        self._claimed_at_ms = -math.inf
+        self._wake = Wake()
         self._is_fleet_new = True
         self._looked_at_ms = -math.inf
         self._is_placement_away = False
@@ -73,13 +75,13 @@ class Dispatcher:
             else:
                 self._queue.add(QueuedTask(task), self._clock.monotonic_ms())
                 self._claimed_seq = max(self._claimed_seq, task.seq)
-        self._wake.set()
+        self._wake.now()
 
     def requeue(self, task: Task, *, delay_ms: float = 0.0, avoid: frozenset[DeviceId] = frozenset()) -> None:
         """A task whose attempt ended without labels and that may be tried again."""
         now_ms = self._clock.monotonic_ms()
         self._queue.add(QueuedTask(task, not_before_ms=now_ms + delay_ms, avoid=avoid), now_ms)
-        self._wake.set()
+        self._wake.now()
 
     def forget(self, task_id: TaskId) -> None:
         """The task was cancelled, expired, or its labels came from somewhere else."""
@@ -96,7 +98,7 @@ class Dispatcher:
 
     def poke(self) -> None:
         """Something changed: decide again."""
-        self._wake.set()
+        self._wake.now()
 
     def close(self) -> None:
         """Dispatch nothing more (the process is stopping)."""
@@ -106,7 +108,6 @@ class Dispatcher:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_fleet(), name="Dispatcher.follow_fleet")
             while True:
-                self._wake.clear()
                 if self._is_open:
                     await self._refill()
                     if self._is_look_due():
@@ -125,22 +126,22 @@ class Dispatcher:
         while True:
             await self._placement.wait_for_change()
             self._is_fleet_new = True
-            self._wake.set()
+            self._wake.now()
             await asyncio.sleep(FLEET_PAUSE_S)
 
     async def _rest(self) -> None:
         delay_ms = self._queue.next_delay_ms(self._clock.monotonic_ms())
         wait_ms = LOOK_AGAIN_MS if delay_ms is None else min(LOOK_AGAIN_MS, delay_ms)
-        try:
-            async with asyncio.timeout(max(0.001, wait_ms / 1000.0)):
-                await self._wake.wait()
-        except TimeoutError:
-            if not len(self._queue):
-                self._ledger_has_more, self._claimed_seq = True, 0  # rows are the truth: look at all of them again
+        self._wake.within(max(0.001, wait_ms / 1000.0))
+        await self._wake.wait()
+        is_quiet = not len(self._queue) and not len(self._attempts) and self._events.is_idle
+        if is_quiet and self._clock.monotonic_ms() - self._claimed_at_ms >= LOOK_AGAIN_MS:
+            self._ledger_has_more, self._claimed_seq = True, 0  # rows are the truth: look at all of them again
 
     async def _refill(self) -> None:
         if not self._ledger_has_more or len(self._queue) >= REFILL_BELOW:
             return
+        self._claimed_at_ms = self._clock.monotonic_ms()
         limit = QUEUE_CAPACITY - len(self._queue)
         rows = await self._ledger.claim(limit=limit, after_seq=self._claimed_seq)
         in_flight = self._attempts.task_ids()

@@ -71,6 +71,11 @@ class EventLog:
         else:
             self._wake.within(UNHURRIED_S)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was added is committed."""
+        return self._idle.is_set()
+
     async def drained(self) -> None:
         """Return when everything that was added is committed."""
         self._release(math.inf)
@@ -88,7 +93,7 @@ class EventLog:
             elif self._held:
                 self._wake_for_held()
             if not batch:
-                continue
+                continue  # what woke us went with an earlier commit
             started_s = time.monotonic()
             applied = await self._ledger.apply_many([event for event, _, _ in batch])
             self.commit_ms += (time.monotonic() - started_s) * 1000

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+import uvloop
+
 from edgesched.wake import Wake
 
 WITHIN_S = 10.0
@@ -40,3 +42,16 @@ async def test_the_shortest_wait_counts() -> None:
     wake.within(0.001)
     wake.within(1800.0)
     await asyncio.wait_for(wake.wait(), WITHIN_S)
+
+
+def test_no_wait_at_all_is_a_wait_as_well_also_for_uvloop() -> None:
+    async def check() -> None:
+        wake = Wake()
+        wake.within(0.0)
+        wake.within(0.0)
+        wake.within(1.0)
+        await asyncio.wait_for(wake.wait(), WITHIN_S)
+
+    for new_event_loop in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(check())
