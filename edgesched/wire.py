@@ -131,8 +131,7 @@ def timings_to_pb(timings: Timings) -> types.Timings:
 
 def timings(message: types.Timings) -> Timings:
     """They come from boards: what is no duration is not known."""
-    told = {name: getattr(message, name) for name in TIMING_FIELDS if message.HasField(name)}
-    return Timings(**{name: ms for name, ms in told.items() if math.isfinite(ms) and ms >= 0})
+    return Timings(**{field.name: ms for field, ms in message.ListFields() if math.isfinite(ms) and ms >= 0})
 
 
 def result_to_pb(result: Result) -> types.Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import fields
@@ -23,7 +23,7 @@ def new_id() -> str:
 
     Ids that grow with time keep a ledger's index pages together: accepting is twice as fast as with random ones.
     """
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 ImageRef = NewType("ImageRef", str)

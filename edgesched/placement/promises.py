@@ -99,9 +99,12 @@ class Promises:
 
 def _begin(works: dict[AttemptId, _Work], there_ms: float) -> None:
     """Those that were expected to begin before this instant did so, oldest first, while a slot was idle."""
+    due = [work for work in works.values() if not work.holds_slot and work.starts_at_ms <= there_ms]
+    if not due:
+        return
     idle = set(range(_slots(works))) - {work.slot for work in works.values() if work.holds_slot}
-    for work in works.values():
-        if idle and not work.holds_slot and work.starts_at_ms <= there_ms:
+    for work in due:
+        if idle:
             work.holds_slot = True
             work.slot = work.slot if work.slot in idle else min(idle)
             idle.discard(work.slot)
@@ -122,4 +125,10 @@ def _schedule(works: dict[AttemptId, _Work], there_ms: float) -> None:
 
 def _slots(works: dict[AttemptId, _Work]) -> int:
     """Of the device; the most that was promised or is held, since it may have come back with another number."""
-    return max(max(work.promise.slots, work.slot + 1) for work in works.values())
+    slots = 1
+    for work in works.values():
+        if work.promise.slots > slots:
+            slots = work.promise.slots
+        if work.slot >= slots:
+            slots = work.slot + 1
+    return slots

@@ -237,7 +237,7 @@ class DeviceLink:
             stream_number=next(self._stream_numbers),
             device_id=self.device_id,
         )
-        with _breaking(ours.epoch):
+        with _Breaking(ours.epoch):
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 await stream.write(pb.TaskManagerItems(items=[pb.FromTaskManager(open=opening)]))
                 message = await stream.read()
@@ -250,8 +250,9 @@ class DeviceLink:
         return first.hello, items[1:]
 
     async def _read(self, stream: Stream) -> None:
+        breaking = _Breaking()
         while True:
-            with _breaking():
+            with breaking:
                 message = await stream.read()
             if not isinstance(message, pb.AgentItems):
                 raise _Ended("the agent ended the stream")
@@ -271,11 +272,12 @@ class DeviceLink:
 
     async def _write(self, stream: Stream) -> None:
         self._wake.now()  # what waited for this stream
+        breaking = _Breaking()
         while True:
             await self._wake.wait()
             while (batch := await self._next_items())[0]:
                 items, whole = batch
-                with _breaking():
+                with breaking:
                     await stream.write(pb.TaskManagerItems(items=items))
                 for attempt in whole:
                     attempt.is_sent = True
@@ -334,23 +336,29 @@ class DeviceLink:
         return parts
 
 
-@contextlib.contextmanager
-def _breaking(our_epoch: int | None = None) -> Iterator[None]:
+class _Breaking:
     """Whatever gRPC says of a dead stream becomes _Broken, which ends its other half too.
 
-    our_epoch: given while the stream is being opened.
+    our_epoch: given while the stream is being opened. Not a generator: one of these is entered for every message.
     """
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        cause = f"{error.code().name}: {error.details()}"
-        if our_epoch is not None and (highest := _highest_epoch(error)) > our_epoch:
-            raise _Outranked(cause, highest) from error
-        raise _Broken(cause) from error
-    except TimeoutError as error:
-        raise _Broken(f"no Hello within {HELLO_TIMEOUT_S:g} s") from error
-    except (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError) as error:
-        raise _Broken(f"the stream is closed ({error})") from error
+
+    __slots__ = ("_our_epoch",)
+
+    def __init__(self, our_epoch: int | None = None) -> None:
+        self._our_epoch = our_epoch
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, grpc.aio.AioRpcError):
+            cause = f"{error.code().name}: {error.details()}"
+            if self._our_epoch is not None and (highest := _highest_epoch(error)) > self._our_epoch:
+                raise _Outranked(cause, highest) from error
+            raise _Broken(cause) from error
+        if isinstance(error, TimeoutError):
+            raise _Broken(f"no Hello within {HELLO_TIMEOUT_S:g} s") from error
+        if isinstance(error, (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)):
+            raise _Broken(f"the stream is closed ({error})") from error
 
 
 def _highest_epoch(error: grpc.aio.AioRpcError) -> int:

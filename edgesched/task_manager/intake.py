@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from edgesched.catalogue import Catalogue
@@ -188,6 +189,7 @@ def _new_task(waiting: _Waiting, image: ImageRef) -> NewTask:
     )
 
 
+@lru_cache(maxsize=256)
 def check_receiver_url(url: str) -> None:
     """Raises: InvalidInput."""
     try:

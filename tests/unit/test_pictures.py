@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 
 import cv2
+import imagesize
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesched.errors import InvalidInput
+from edgesched.task_manager import pictures
 from edgesched.task_manager.pictures import PictureLimits, check_file_name, check_picture
 
 LIMITS = PictureLimits(max_bytes=1_000_000, max_megapixels=64)
@@ -30,6 +33,20 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
 def test_the_four_formats_are_taken_whatever_they_are_called(suffix: str) -> None:
     check_picture(encoded(suffix), LIMITS)
+
+
+@pytest.mark.parametrize("parameters", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("comment_bytes", [0, 40_000])
+@given(width=st.integers(1, 400), height=st.integers(1, 400))
+@settings(max_examples=20, deadline=None)
+def test_the_size_of_a_jpeg_is_what_the_library_says(
+    parameters: list[int], comment_bytes: int, width: int, height: int
+) -> None:
+    _, array = cv2.imencode(".jpg", np.zeros((height, width, 3), np.uint8), parameters)
+    data = array.tobytes()
+    if comment_bytes:
+        data = data[:2] + b"\xff\xfe" + comment_bytes.to_bytes(2, "big") + bytes(comment_bytes - 2) + data[2:]
+    assert pictures.jpeg_size(data) == imagesize.get(io.BytesIO(data)) == (width, height)
 
 
 def test_bytes_behind_the_end_marker_do_no_harm() -> None:
