@@ -9,11 +9,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from edgesched.domain.lifecycle import OPEN_STATES, Event
 from edgesched.domain.task import Attempt, AttemptId, NewTask, Task, TaskId
-from edgesched.errors import Conflict
+from edgesched.errors import Conflict, StaleEpoch
 from edgesched.ledger.base import Accepted, Applied, LedgerEvent
 from edgesched.ledger.database import Head
 from edgesched.ledger.rows import TASK_COLUMNS, TASK_WIDTH, Row, result_row, task_of
@@ -89,6 +89,7 @@ class Group:
         self._seen_tasks: set[TaskId] = set()
         self._seen_attempts: set[AttemptId] = set()
         self._written_revision = head.revision
+        self._is_owned = False  # whether this transaction has found our epoch in the file
         # What is not written yet:
         self._inserted: dict[TaskId, NewTask] = {}
         self._replaced: dict[TaskId, Task] = {}  # as the disk still has them
@@ -129,8 +130,8 @@ class Group:
     def outrank(self, epoch: int) -> int:
         """Returns: this owner's epoch from now on."""
         if epoch >= self.head.epoch:
+            self._write_meta("epoch", epoch + 1)
             self.head.epoch = epoch + 1
-            self.connection.execute("UPDATE meta SET epoch = ?", (self.head.epoch,))
         return self.head.epoch
 
     def replace_settled(self, before: Task, after: Task | None) -> None:
@@ -159,11 +160,30 @@ class Group:
             insert_results(self.connection, self._results)
             self._results.clear()
         if self._written_revision != self.head.revision:
-            self.connection.execute("UPDATE meta SET revision = ?", (self.head.revision,))
+            self._write_meta("revision", self.head.revision)
             self._written_revision = self.head.revision
+
+    def end(self) -> None:
+        """Write what is left. Raises: StaleEpoch if the ledger has a newer owner: then nothing of this may be kept."""
+        self.flush()
+        if not self._is_owned:
+            self._refuse_newer_owner()
 
     def trim_cache(self) -> None:
         self._cache.trim(self._seen_tasks, self._seen_attempts)
+
+    def _write_meta(self, column: Literal["epoch", "revision"], value: int) -> None:
+        """One statement writes, and checks that the ledger is still ours."""
+        before = self.connection.total_changes
+        self.connection.execute(f"UPDATE meta SET {column} = ? WHERE epoch = ?", (value, self.head.epoch))
+        if self.connection.total_changes == before:
+            self._refuse_newer_owner()
+        self._is_owned = True
+
+    def _refuse_newer_owner(self) -> None:
+        (epoch,) = self.connection.execute("SELECT epoch FROM meta").fetchone()
+        if epoch != self.head.epoch:
+            raise StaleEpoch(f"this ledger has a newer owner, of epoch {epoch}; ours was {self.head.epoch}")
 
     def _adopt(self, tasks: list[Task]) -> list[Task]:
         """Rows just read from the disk join the cache, with their open attempts."""

@@ -43,7 +43,7 @@ ATTEMPT_COLUMNS = (
 
 RESULT_COLUMNS = "task.task_id, result.digest, result.detections, result.width, result.height, attempt.timings"
 
-CHUNKS = (64, 16, 4, 1)
+CHUNKS = (64, 32, 16, 8, 4, 2, 1)
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 

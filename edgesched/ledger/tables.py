@@ -51,23 +51,20 @@ _ATTEMPTS = f"SELECT {ATTEMPT_COLUMNS} FROM attempt JOIN task USING (seq) WHERE 
 def load_submissions(connection: sqlite3.Connection, keys: Collection[Key]) -> dict[Key, Submission]:
     found: dict[Key, Submission] = {}
     for row in select_rows(connection, _SUBMISSIONS, list(keys)):
-        client_id, submission_key, image_digest = row[TASK_WIDTH:]
-        found[client_id, submission_key] = Submission(task_of(row), image_digest)
-    for client_id, submission_key, image_digest, text in select_rows(connection, _RETIRED, list(keys)):
-        found[client_id, submission_key] = Submission(task_from_json(text), image_digest)
+        client_id, submission_key, image_digest, retired = row[TASK_WIDTH:]
+        task = task_of(row) if retired is None else task_from_json(retired)
+        found[client_id, submission_key] = Submission(task, image_digest)
     return found
 
 
 # CROSS JOIN: the keys drive the search. `(a, b) IN (VALUES ...)` would read the whole table.
 _SUBMISSIONS = f"""
     WITH wanted (client_id, submission_key) AS ({{values}})
-    SELECT {TASK_COLUMNS}, task.client_id, task.submission_key, task.image_digest
+    SELECT {TASK_COLUMNS}, task.client_id, task.submission_key, task.image_digest, NULL
     FROM wanted CROSS JOIN task
-    ON task.client_id = wanted.client_id AND task.submission_key = wanted.submission_key"""
-
-_RETIRED = """
-    WITH wanted (client_id, submission_key) AS ({values})
-    SELECT old.client_id, old.submission_key, old.image_digest, old.task
+    ON task.client_id = wanted.client_id AND task.submission_key = wanted.submission_key
+    UNION ALL
+    SELECT {", ".join(["NULL"] * TASK_WIDTH)}, old.client_id, old.submission_key, old.image_digest, old.task
     FROM wanted CROSS JOIN retired_submission AS old
     ON old.client_id = wanted.client_id AND old.submission_key = wanted.submission_key"""
 

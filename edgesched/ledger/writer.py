@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from edgesched.domain.lifecycle import OPEN_STATES
-from edgesched.errors import EdgeSchedError, StaleEpoch, StorageFailed
+from edgesched.errors import EdgeSchedError, StorageFailed
 from edgesched.ledger.base import NowMs
 from edgesched.ledger.database import Head, LogFile, fold_log, transaction
 from edgesched.ledger.group import Command, Group, RowCache
@@ -122,11 +122,10 @@ class Writer:
     def _commit(self, commands: Sequence[Command[Any]]) -> tuple[Head, list[Any]]:
         """Returns each command's answer, or its refusal."""
         with transaction(self._connection, "IMMEDIATE"):
-            self._check_epoch()
             group = Group(self._connection, self._cache, self.head, self._now_ms())
             group.load(commands)
             outcomes = [_outcome(command, group) for command in commands]
-            group.flush()
+            group.end()
         group.trim_cache()
         return group.head, outcomes
 
@@ -178,11 +177,6 @@ class Writer:
         self._waiting = []
         self._is_busy = False
         self._idle.set()
-
-    def _check_epoch(self) -> None:
-        (epoch,) = self._connection.execute("SELECT epoch FROM meta").fetchone()
-        if epoch != self.head.epoch:
-            raise StaleEpoch(f"this ledger has a newer owner, of epoch {epoch}; ours was {self.head.epoch}")
 
 
 def _outcome(command: Command[Any], group: Group) -> Any:

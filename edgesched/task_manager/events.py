@@ -64,7 +64,7 @@ class EventLog:
             self._hold(entry)
             return
         if (held := self._held.pop(event.task_id, None)) is not None:
-            self._waiting += held[1]
+            self._waiting += held[1] if self._traces is not None else _without_overtaken(held[1], event)
         self._waiting.append(entry)
         if is_urgent or (is_urgent is None and then is not None):
             self._wake.now()
@@ -136,3 +136,10 @@ class EventLog:
             self._changes.publish(outcome.task)
             if self._traces is not None:
                 self._traces.announced(outcome.task)
+
+
+def _without_overtaken(held: list[_Waiting], event: LedgerEvent) -> list[_Waiting]:
+    """That the board has the picture is no news any more once it has its labels: a step less for every task."""
+    if event.event is not Event.FINISHED:
+        return held
+    return [entry for entry in held if entry[0].event is not Event.ACCEPTED or entry[0].attempt_id != event.attempt_id]
