@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import shutil
@@ -10,7 +9,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from agents.boards.readings import SensorSilent
@@ -21,6 +21,9 @@ REAP_S = 1.0
 """How long a killed process may take to die before it counts as stuck in its driver."""
 
 MOST_BYTES = 256 * 1024
+
+GUARD = "read -r _; kill -KILL 0"
+"""Runs in the process group of the tool. Its input is a pipe from here: that ends when this process does."""
 
 
 class Tool:
@@ -74,28 +77,28 @@ class Tool:
 
     def _output(self, command: Sequence[str], lines: int | None) -> str:
         try:
-            process = self._start(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that its own children die with it
-            )
-        except OSError as error:
-            raise SensorSilent(f"{command[0]} cannot be started: {error.strerror}") from error
-        try:
-            return _read(process, time.monotonic() + self._timeout_s, lines).decode(errors="replace")
-        except TimeoutError:
+            with _guarded_group() as group:
+                process = self._start(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    process_group=group,
+                )
+                try:
+                    return _read(process, time.monotonic() + self._timeout_s, lines).decode(errors="replace")
+                finally:
+                    self._end(process, group)
+        except TimeoutError:  # an OSError too
             asked = " ".join((self.name, *command[1:]))
             raise SensorSilent(f"`{asked}` did not end within {self._timeout_s:g} s and was killed") from None
-        finally:
-            self._end(process)
+        except OSError as error:
+            raise SensorSilent(f"{command[0]} cannot be started: {error.strerror}") from error
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
+    def _end(self, process: subprocess.Popen[bytes], group: int) -> None:
         if process.stdout is not None:
             process.stdout.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
         try:
             process.wait(REAP_S)
         except subprocess.TimeoutExpired:
@@ -107,6 +110,23 @@ class Tool:
             f"{self.name} (process {process.pid}) hangs in its driver and cannot be killed: restart the board, or "
             "reset the accelerator with the vendor's tool"
         )
+
+
+@contextmanager
+def _guarded_group() -> Iterator[int]:
+    """The number of a process group whose members are killed when this process ends, however suddenly.
+
+    It stays nobody else's until the block is left: only then is the guard's end taken note of. Whoever uses it kills
+    what is left in it.
+    """
+    with subprocess.Popen(
+        ("/bin/sh", "-c", GUARD),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    ) as guard:
+        yield guard.pid
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float, lines: int | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -72,6 +73,16 @@ def has_ended(pid: int) -> bool:
     return False
 
 
+def written(path: Path) -> str:
+    """Its first line, once it is there."""
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        if path.exists() and (text := path.read_text()).endswith("\n"):
+            return text
+        time.sleep(0.01)
+    raise AssertionError(f"nobody wrote {path}")
+
+
 def test_a_tool_that_hangs_is_killed_with_its_children_and_reported(tmp_path: Path) -> None:
     hanging = tool(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pids; echo $$ >> {tmp_path}/pids; wait", timeout_s=2.0)
     with pytest.raises(SensorSilent, match=r"`vendor-tool info` did not end within 2 s and was killed"):
@@ -79,6 +90,19 @@ def test_a_tool_that_hangs_is_killed_with_its_children_and_reported(tmp_path: Pa
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
     assert all(map(has_ended, pids))
+
+
+def test_a_tool_that_hangs_ends_with_whoever_asked_it_even_if_that_is_killed(tmp_path: Path) -> None:
+    script(tmp_path, "vendor-tool", f"sleep 600 & echo $$ $! > {tmp_path}/pids; wait")
+    code = (
+        "import sys; from pathlib import Path; from agents.boards.tool import Tool\n"
+        "Tool('vendor-tool', root=Path(sys.argv[1]), places=['.'], advice='', timeout_s=600).run()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.DEVNULL) as asker:
+        pids = written(tmp_path / "pids").split()
+        asker.kill()
+    assert len(pids) == 2
+    assert all(has_ended(int(pid)) for pid in pids)
 
 
 def test_a_tool_that_closes_its_output_and_lives_on_is_ended_too(tmp_path: Path) -> None:
