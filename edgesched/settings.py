@@ -224,7 +224,9 @@ class AgentSettings(ListeningSettings):
     python_bin: str | None = Field(None, description="interpreter for the workers; default: the daemon's own")
     python_path: tuple[str, ...] = Field((), description="directories that the workers add to sys.path (a:b:c)")
     threads_per_worker: PositiveInt = Field(1, description="threads that one inference may use")
-    worker_memory_bytes: PositiveInt = Field(2_000 * MIB, description="a worker that grows larger is replaced")
+    worker_memory_bytes: PositiveInt = Field(
+        2_000 * MIB, description="a worker that grows larger, its programs included, is replaced"
+    )
     recovery_timeout_s: float = Field(
         600.0, gt=0, description="a worker that has not loaded its models by then is replaced; building engines is slow"
     )

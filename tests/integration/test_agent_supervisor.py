@@ -188,9 +188,10 @@ async def test_a_worker_that_breaks_the_protocol_is_replaced(text: str) -> None:
         await board.labels("good")
 
 
-async def test_a_worker_that_takes_too_much_memory_is_replaced() -> None:
+@pytest.mark.parametrize("text", ["eat", "feed"])
+async def test_a_worker_that_takes_too_much_memory_itself_or_by_its_programs_is_replaced(text: str) -> None:
     async with running(fake_plan(check_s=0.05), memory_bytes=100 << 20) as board:
-        board.supervisor.submit(job("greedy", "eat"))
+        board.supervisor.submit(job("greedy", text))
         failure = await board.failure("greedy")
         assert failure.kind is FailureKind.WORKER_CRASHED
         assert "worker_memory_bytes" in failure.message

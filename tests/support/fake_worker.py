@@ -15,6 +15,7 @@
     nonsense       sends something that is no frame
     stranger       answers for an attempt that it was never given
     eat            takes 200 MB of memory, then never answers
+    feed           the same, in a program of a program of its own
 
 A model whose name starts with "broken" is left out, until there is a file `repaired` in its directory; one whose name
 starts with "deadly" kills the worker that loads it, one that starts with "endless" is never loaded. A picture that was
@@ -99,6 +100,9 @@ def perform(sock: socket.socket, attempt_id: str, text: str) -> None:
         hoard = b"x" * 200_000_000
         time.sleep(NEVER_S)
         print(len(hoard))
+    elif word == "feed":
+        code = f"import time; hoard = b'x' * 200_000_000; time.sleep({NEVER_S}); print(len(hoard))"
+        subprocess.run(["/bin/sh", "-c", '"$0" -I -S -c "$1"; echo ended', sys.executable, code], check=True)
     elif word == "nonsense":
         sock.sendall(b"this is no frame at all")
         time.sleep(NEVER_S)
