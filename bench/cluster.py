@@ -81,6 +81,7 @@ async def cluster(
     durability: str = "power",
     agents: int = 1,
     workers: int = 2,
+    board: Sequence[str] = ("--device", "generic"),
     agent_options: Sequence[str] = (),
     with_receiver: bool = False,
     heartbeat_ms: int = 2_000,
@@ -96,7 +97,7 @@ async def cluster(
             ChildSpec(
                 name=f"agent-{index}",
                 arguments=[
-                    *("agent", "--port", "0", "--device", "generic", "--device-id", f"bench-{index}"),
+                    *("agent", "--port", "0", *board, "--device-id", f"bench-{index}"),
                     *("--master-url", f"http://{master.ready['http']}", "--workers", str(workers)),
                     *("--workspace", str(workspace / f"agent-{index}"), "--models", str(models_dir)),
                     *("--log-level", "warning", *agent_options),

@@ -28,6 +28,7 @@ from bench.setup import Setup, draw_into
 from bench.soak import soak
 from bench.stages import stages
 from bench.throughput import empty_tasks, pictures_per_s
+from bench.workers import many_workers
 from edgesched.catalogue import builtin_models_dir
 
 Part = Callable[[Setup], Awaitable[Sequence[Figure]]]
@@ -37,6 +38,7 @@ PARTS: Mapping[str, Part] = {
     "empty": empty_tasks,
     "latency": idle_latency,
     "killed": killed_agent,
+    "workers": many_workers,
     "scale": many_devices,
     "queue": queued_tasks,
     "devices": idle_devices,
