@@ -14,6 +14,7 @@ from agents.identity import FILE_NAME as ID_FILE
 from agents.identity import Identity, identify, keep_name
 from edgesched.domain.device import BoardType
 from edgesched.errors import StartupError
+from edgesched.settings import is_host
 
 FILE_NAME = "agent.toml"
 
@@ -47,6 +48,10 @@ def write_config(place: Path, wishes: Wishes, *, force: bool, root: Path = Path(
     path = place if place.suffix == ".toml" else place / FILE_NAME
     if path.exists() and not force:
         raise StartupError(f"{path} is there already: change it by hand, or replace it with --force")
+    if not is_host(wishes.master_ip):
+        raise StartupError(
+            f"--master-ip {wishes.master_ip!r}: give the name or the IP address of the gateway's machine"
+        )
     board, because = evidence(root) if wishes.device is None else (board_type(wishes.device), "--device said so")
     workspace = wishes.workspace.absolute()
     try:
@@ -62,9 +67,11 @@ def write_config(place: Path, wishes: Wishes, *, force: bool, root: Path = Path(
         for made in (workspace, workspace / ID_FILE, wishes.models.absolute()):
             _give_to_owner_of_parent(made)
     except OSError as error:
+        is_file = isinstance(error, (FileExistsError, NotADirectoryError))
+        why = "is a file, or lies in one" if is_file else f"cannot be written ({error.strerror})"
         raise StartupError(
-            f"{error.filename}: {error.strerror}; run it with sudo, or choose other places with --config, --workspace "
-            "and --models"
+            f"{error.filename} {why}: choose other places with --config, --workspace and --models"
+            + ("" if is_file else ", or run it with sudo")
         ) from error
     return Written(path=path, board=board, because=because, identity=identity)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import aiohttp
@@ -42,7 +43,15 @@ async def call(
     except TimeoutError as error:
         raise PeerUnavailable(f"no answer within {timeout_s:.0f} s") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise PeerUnavailable(str(error) or type(error).__name__) from error
+        raise PeerUnavailable(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why a call came to nothing, for people."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        code, text = error.os_error.errno or 0, error.os_error.strerror
+        return f"{error.host}:{error.port}: {os.strerror(code) if code > 0 else text}"  # below 0: looking up the name
+    return str(error) or type(error).__name__
 
 
 def sentence_of(body: bytes) -> str:

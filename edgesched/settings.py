@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ LogFormat = Literal["text", "json"]
 StrategyName = str  # checked by placement, which owns the list
 
 HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^:/\[\]\s]+):(?P<port>[0-9]{1,5})")
+HOST_NAME = re.compile(r"[^:/\[\]\s@?#]+")
 MIB = 1024 * 1024
 
 
@@ -37,6 +39,14 @@ def is_http_url(value: str) -> bool:
         parts = urlsplit(value)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # no such port, or half an IPv6 address
+        return False
+
+
+def is_host(value: str) -> bool:
+    """A name, an IPv4 address, or an IPv6 address with or without its brackets."""
+    try:
+        return bool(HOST_NAME.fullmatch(value) or IPv6Address(value.removeprefix("[").removesuffix("]")))
+    except ValueError:
         return False
 
 
@@ -254,9 +264,17 @@ class AgentSettings(ListeningSettings):
     def _split(cls, value: object) -> object:
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
+    @field_validator("master_ip")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        if not is_host(value):
+            raise ValueError("give the name or the IP address of the gateway's machine")
+        return value
+
     @property
     def gateway_url(self) -> str:
-        return (self.master_url or f"http://{self.master_ip}:{self.master_port}").rstrip("/")
+        host = f"[{self.master_ip.strip('[]')}]" if ":" in self.master_ip else self.master_ip
+        return (self.master_url or f"http://{host}:{self.master_port}").rstrip("/")
 
 
 class ReceiverSettings(ListeningSettings):

@@ -14,6 +14,7 @@ import aiohttp
 import psutil
 
 from agents.doctor.findings import Finding, note, ok, problem, warning
+from agents.http import reason_of
 from agents.identity import is_copied
 from edgesched.settings import MIB, AgentSettings
 
@@ -92,7 +93,8 @@ async def look_at_gateway(settings: AgentSettings) -> list[Finding]:
             "start it there (edgesched up --host 0.0.0.0), open its port 6666, or correct master_ip; an agent that is "
             "started before goes on trying"
         )
-        reason = str(error) or f"no answer within {GATEWAY_TIMEOUT_S:.0f} s"
+        is_slow = isinstance(error, TimeoutError)
+        reason = f"no answer within {GATEWAY_TIMEOUT_S:.0f} s" if is_slow else reason_of(error)
         return [problem("gateway", f"{settings.gateway_url} cannot be reached ({reason})", remedy), *_clock("")]
     if status != 200:
         text = f"{settings.gateway_url} answers {status}: something else than a gateway of edgesched is there"

@@ -236,7 +236,9 @@ async def test_a_gateway_is_looked_for_and_its_clock_compared() -> None:
         assert "clock: it differs from the gateway's by" in told(findings, State.WARNING)
         assert "chrony" in told(findings, State.WARNING)
     gone = told(await look_at_gateway(AgentSettings(master_url=url)), State.PROBLEM)
-    assert f"{url} cannot be reached" in gone
+    assert f"{url} cannot be reached ({url.removeprefix('http://')}: Connection refused)" in gone
+    lost = told(await look_at_gateway(AgentSettings(master_ip="no-such-machine.invalid")), State.PROBLEM)
+    assert "(no-such-machine.invalid:6666: " in lost
     assert "edgesched up --host 0.0.0.0" in gone
     async with listening(web.Application()) as url:
         assert "something else than a gateway" in told(

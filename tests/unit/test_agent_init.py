@@ -77,7 +77,15 @@ def test_odd_values_stay_what_they_are(tmp_path: Path) -> None:
     assert (settings_of(path).python_bin, settings_of(path).device) == (odd, "rk3588")
 
 
-@pytest.mark.parametrize(("change", "told"), [({"device": "toaster"}, "generic"), ({"device_id": "a b"}, "letters")])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"device": "toaster"}, "generic"),
+        ({"device_id": "a b"}, "letters"),
+        ({"master_ip": "http://x:1/"}, "name or the IP address"),
+        ({"master_ip": ""}, "--master-ip ''"),
+    ],
+)
 def test_a_mistake_leaves_no_file_behind(tmp_path: Path, change: dict[str, str], told: str) -> None:
     with pytest.raises(StartupError, match=told):
         write_config(tmp_path, wishes(tmp_path, **change), force=False)
@@ -86,8 +94,10 @@ def test_a_mistake_leaves_no_file_behind(tmp_path: Path, change: dict[str, str],
 
 def test_where_it_may_not_write_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "etc").write_text("a file, no directory")
-    with pytest.raises(StartupError, match=r"sudo, or choose other places with --config, --workspace and --models"):
+    with pytest.raises(StartupError, match=r"etc/deeper is a file, or lies in one: choose .*--workspace and --models$"):
         write_config(tmp_path / "etc" / "deeper", wishes(tmp_path), force=False)
+    with pytest.raises(StartupError, match=r"/proc/edgesched cannot be written \(.*\): choose other places .* sudo$"):
+        write_config(Path("/proc/edgesched"), wishes(tmp_path), force=False)
 
 
 def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

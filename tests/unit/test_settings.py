@@ -193,3 +193,22 @@ def test_fewer_than_one_worker_is_an_error_that_names_the_variable(
         load(AgentSettings)
     with pytest.raises(StartupError, match="workers"):
         load(AgentSettings, flags={"workers": 0})
+
+
+@pytest.mark.parametrize(
+    ("master_ip", "url"),
+    [
+        ("192.168.1.5", "http://192.168.1.5:6666"),
+        ("shelf.local", "http://shelf.local:6666"),
+        ("fe80::1", "http://[fe80::1]:6666"),
+        ("[fe80::1]", "http://[fe80::1]:6666"),
+    ],
+)
+def test_the_gateway_is_called_by_its_machines_name_or_address(master_ip: str, url: str) -> None:
+    assert AgentSettings(master_ip=master_ip).gateway_url == url
+
+
+@pytest.mark.parametrize("master_ip", ["", "http://shelf", "shelf:6666", "a b", "[", ":::"])
+def test_what_is_no_machines_name_or_address_is_refused(master_ip: str) -> None:
+    with pytest.raises(StartupError, match=r"master_ip \(flag\): give the name or the IP address .*, got"):
+        load(AgentSettings, flags={"master_ip": master_ip})
