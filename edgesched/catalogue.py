@@ -163,7 +163,9 @@ def read_model(directory: Path) -> Model:
         if isinstance(content.get("labels"), str):
             lines = (directory / content["labels"]).read_text(encoding="utf-8").splitlines()
             content["labels"] = [line.strip() for line in lines if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:  # of TOML and of UTF-8 as well
+    except OSError as error:
+        raise InvalidInput(f"{error.filename}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # of TOML and of UTF-8 as well
         raise InvalidInput(f"{path}: cannot be read: {error}") from error
     try:
         model = Model(directory=directory, **content)

@@ -76,8 +76,8 @@ class StartupError(EdgeSchedError):
 
 
 def plain(message: str) -> str:
-    """What one of our own checks said, without pydantic's words before it."""
-    return message.removeprefix("Value error, ")
+    """What a check found, without pydantic's own words."""
+    return "is missing" if message == "Field required" else message.removeprefix("Value error, ")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesched.catalogue import Catalogue
+from edgesched.catalogue import Catalogue, read_model
 from edgesched.errors import InvalidInput
 
 GOOD = """
@@ -97,3 +97,14 @@ def test_what_is_no_model_is_passed_over(tmp_path: Path) -> None:
     assert Catalogue.readable(tmp_path)[1] == {}
     assert Catalogue.readable(tmp_path / "README.md")[1] == {}
     assert Catalogue.readable(tmp_path / "nowhere")[1] == {}
+
+
+def test_what_is_missing_is_named_without_the_words_of_a_library(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"none/model\.toml: cannot be read: No such file or directory$"):
+        read_model(tmp_path / "none")
+    directory = write(tmp_path, "bad", 'labels = "labels.txt"').parent
+    with pytest.raises(InvalidInput, match=r"bad/labels\.txt: cannot be read: No such file or directory$"):
+        read_model(directory)
+    (directory / "labels.txt").touch()
+    with pytest.raises(InvalidInput, match=r"bad/model\.toml: .*decoder: is missing; builds: is missing"):
+        read_model(directory)
