@@ -15,7 +15,16 @@ from pathlib import Path
 from agents.durable import write_atomically
 from edgesched.errors import StartupError
 
-ENTRY_POINT = "from agents.worker.__main__ import main\n\nmain()\n"
+ENTRY_POINT = """\
+import sys
+
+if sys.version_info < (3, 8):
+    sys.exit("%s is Python %d.%d: the workers need 3.8 or newer" % ((sys.executable,) + tuple(sys.version_info[:2])))
+
+from agents.worker.__main__ import main
+
+main()
+"""
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from functools import partial
 
 from agents.frames import Done, Dropped, Failed, Loading, LogLine, Pulse, Ready, Started, Unavailable, WorkerMessage
 from agents.recovery import Recovery
 from agents.work import Job
 from agents.worker_hand import Hand
-from agents.worker_logs import WorkerLogs
+from agents.worker_logs import MAX_LINE_CHARS, WorkerLogs
 from agents.worker_orders import (
     CONTRADICTIONS,
     STILL_LOADING,
@@ -63,6 +62,7 @@ class WorkerSlot:
         self._blamed: Job | None = None  # the job that the worker had begun then
         self._has_excuse = False  # the present worker said why it cannot work
         self._has_run = False
+        self._last_line = ""  # that the present worker has printed
         self._heard_at = 0.0  # the present worker, whatever it said
         self._recovery = Recovery(plan.rules, plan.pace)
         self._blame = self._recovery.blame
@@ -219,16 +219,21 @@ class WorkerSlot:
             return self._down(reason, plan.pace.down_pause_s)
         self._record.restarts += self._has_run
         self._has_run = True
-        print_ = partial(self._logs.printed, self.name)
+        self._last_line = ""
         try:
-            async with WorkerProcess.started(plan.command, self.name, plan.pace, print_) as worker:
+            async with WorkerProcess.started(plan.command, self.name, plan.pace, self._printed) as worker:
                 await self._live(worker)
                 if self._order is not Order.RUN and self._cause is None:
                     await worker.end()
-                return self._buried(await worker.wait())
+                exit_code = await worker.wait()
         except OSError as error:
             reason = f"{plan.command[0]} cannot be started as a worker: {error.strerror}"
             return self._down(reason, plan.pace.longest_pause_s)
+        return self._buried(exit_code)
+
+    def _printed(self, text: str) -> None:
+        self._logs.printed(self.name, text)
+        self._last_line = next(filter(None, map(str.strip, reversed(text.splitlines()))), self._last_line)
 
     async def _live(self, worker: WorkerProcess) -> None:
         self._worker, self._heard_at = worker, asyncio.get_running_loop().time()
@@ -348,6 +353,8 @@ class WorkerSlot:
         self._worker = None
         self._record.ended(exit_code)
         how = f"the worker {ending_of(exit_code)}"
+        if exit_code > 0 and self._state not in UP and self._last_line:  # it knew why; a signal comes from without
+            how += f": {self._last_line[:MAX_LINE_CHARS]}"
         self._say(f"{self._cause.message}: {how}" if self._cause else how)
         crash = self._cause or Failure(kind=FailureKind.WORKER_CRASHED, message=how)
         started, others = self.hand.empty()

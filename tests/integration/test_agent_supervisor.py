@@ -229,6 +229,11 @@ async def test_an_interpreter_that_is_not_there_makes_the_board_unhealthy() -> N
         assert "/no/such/python" in reason
 
 
+async def test_what_a_worker_printed_at_last_is_told_if_it_dies_before_it_is_ready() -> None:
+    async with running(fake_plan("crash"), max_restarts=0) as board:
+        assert str(board.supervisor.unhealthy_reason).endswith("ended with exit code 7: a line for the log")
+
+
 async def test_a_board_without_a_model_is_unhealthy_and_starts_no_worker() -> None:
     async with running(replace(fake_plan(), models=())) as board:
         assert board.supervisor.unhealthy_reason is not None

@@ -68,3 +68,12 @@ def test_the_archive_runs_without_edgesched_around_it(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     assert "--fd" in done.stdout
+
+
+def test_an_interpreter_that_is_too_old_for_workers_says_so_in_one_line(tmp_path: Path) -> None:
+    pack_worker(tmp_path / "worker.pyz")
+    code = "import runpy, sys; sys.version_info = (3, 6, 15); runpy.run_path(sys.argv[1], run_name='__main__')"
+    command = (sys.executable, "-I", "-c", code, tmp_path / "worker.pyz")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"{sys.executable} is Python 3.6: the workers need 3.8 or newer\n"
