@@ -27,3 +27,10 @@ def test_the_daemon_imports_nothing_that_is_for_others() -> None:
 def test_its_command_imports_the_daemon_only_to_run_it() -> None:
     loaded = modules_after("import edgesched.cli.main, edgesched.cli.agent")
     assert not loaded & {*HEAVY, *NOT_ITS_OWN, "agents.app", "grpc", "aiohttp", "pydantic"}
+
+
+def test_it_knows_the_backends_without_what_they_need() -> None:
+    """`python_bin` may be the only interpreter on the board that has numpy."""
+    loaded = modules_after("from agents.models import check_backend; check_backend('rknn', {})")
+    assert "agents.worker.backends" in loaded
+    assert not loaded & set(HEAVY)

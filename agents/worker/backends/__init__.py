@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Mapping
+from typing import TYPE_CHECKING, Mapping
 
 from ..errors import BackendUnavailable, InvalidInput
-from .base import Backend
+
+if TYPE_CHECKING:
+    from .base import Backend
 
 BACKENDS: Mapping[str, str] = {  # name -> module:class, the module relative to this package
     "acl": ".acl:AclBackend",
