@@ -11,6 +11,8 @@ from typing import Any
 import typer
 
 INTERRUPTED = 130
+PART_MISSING = 2
+OURS = ("edgesched", "agents", "gateway", "client")
 
 COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or a typer.Typer `app`
     "demo": "edgesched.cli.demo",
@@ -81,6 +83,16 @@ def _call(app: typer.Typer) -> None:
         app()
     except KeyboardInterrupt:  # before a command has taken the signal over: while it is imported, say
         sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package in OURS:
+            raise
+        print(
+            f"edgesched: this needs the Python package {package}, which {sys.executable} does not have: install "
+            "edgesched with all its parts ('.[all]'), or on a board '.[agent,cpu]'",
+            file=sys.stderr,
+        )
+        sys.exit(PART_MISSING)
 
 
 def _add(app: typer.Typer, name: str) -> None:
