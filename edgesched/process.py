@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import gc
 import logging
 import os
 import signal
@@ -23,10 +22,6 @@ log = logging.getLogger(__name__)
 
 EXIT_STARTUP = 2
 EXIT_CRASHED = 1
-
-GC_THRESHOLDS = (10_000, 20, 20)
-"""Each picture makes some hundred short-lived objects and hardly any cycle: at Python's 700 the collector went through
-the young ones after every few pictures, for 2 to 3 % of the CPU."""
 
 Serve = Callable[[SettingsT, asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -57,7 +52,6 @@ def main(
             log_dir=settings.log_dir,
         )
         _warn_if_open(settings)
-        gc.set_threshold(*GC_THRESHOLDS)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_until_told(serve, settings))
     except* StartupError as group:
