@@ -34,9 +34,7 @@ class Watched(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What one worker takes of the machine, with its programs. cpu_used: CPUs' worth since the last look; None at the
-    first.
-    """
+    """Of a worker, with its programs. cpu_used: CPUs' worth since the last look; None at the first."""
 
     memory_bytes: int
     cpu_used: float | None
