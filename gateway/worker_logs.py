@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -92,17 +93,18 @@ class WorkerLogs:
         return {known.device_id for known in self._logs.values()}
 
     def page(self, owner: str, *, tail: int, after: int = 0, since_ms: int = 0) -> LogPage:
-        """The last lines of a worker, or of all workers of a device.
+        """The last lines of a worker, or of all workers of a device, in the order in which they were written.
 
         tail: at most so many. after: only lines behind this cursor. since_ms: none from before, gateway's wall clock.
         """
         known = self._logs.get(owner)
         of_owner = [known] if known is not None else [k for k in self._logs.values() if k.device_id == owner]
-        lines = sorted(
-            (line for k in of_owner for line in k.lines if line.cursor > after and line.at_ms >= since_ms),
-            key=lambda line: line.cursor,
-        )[-tail:]
-        return LogPage(lines=tuple(lines), cursor=lines[-1].cursor if lines else max(after, 0))
+        found = [
+            [line for line in k.lines if line.cursor > after and line.at_ms >= since_ms] for k in of_owner
+        ]  # of each worker in the order in which it wrote, which its clock cannot change
+        lines = list(heapq.merge(*found, key=lambda line: (line.at_ms, line.cursor)))
+        cursor = max((line.cursor for line in lines), default=max(after, 0))
+        return LogPage(lines=tuple(lines[-tail:]), cursor=cursor)
 
     async def follow(self, owner: str, *, tail: int, after: int, since_ms: int, wait_s: float) -> LogPage:
         """`page`, once there is a line in it, or when the time has passed. Raises: Overloaded."""

@@ -113,6 +113,19 @@ async def test_the_lines_of_a_device_are_those_of_its_workers_in_order(gateway: 
     assert [line["worker"] for line in page["lines"]] == ["rk-1-0", "rk-1-1", "rk-1-0"]
 
 
+async def test_the_lines_of_a_device_come_in_the_order_in_which_they_were_written(gateway: GatewayUnderTest) -> None:
+    await ship(gateway, 1, age_ms=5_000)
+    await ship(gateway, 2, after=1, age_ms=1_000)
+    await ship(gateway, 7, worker="rk-1-1", age_ms=3_000)  # carried later, written earlier
+    assert await lines(gateway, "rk-1") == ["line 1", "line 7", "line 2"]
+    assert await lines(gateway, "rk-1", tail=2) == ["line 7", "line 2"]
+    page = (await gateway.call("GET", "/devices/rk-1/logs", tail=1)).body
+    assert [line["text"] for line in page["lines"]] == ["line 2"]
+    assert await lines(gateway, "rk-1", after=page["cursor"]) == [], "what the tail left out was not missed"
+    await ship(gateway, 3, after=2, age_ms=4_000)  # its board's clock jumped
+    assert await lines(gateway) == ["line 1", "line 2", "line 3"], "a worker's own lines never change their order"
+
+
 async def test_nobody_writes_into_another_boards_log(gateway: GatewayUnderTest, port: int) -> None:
     await ship(gateway, 1)
     body = {
