@@ -17,6 +17,7 @@ from edgesched.errors import StartupError
 
 ROTATE_BYTES = 20 * 1024 * 1024
 ROTATE_FILES = 5
+MAX_CAUSE_CHARS = 200
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -59,6 +60,21 @@ def _plain(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "\n=') else text
 
 
+def malformed_in_one_line(record: logging.LogRecord) -> bool:
+    """A filter for aiohttp's server: what it cannot read of a request is the client's fault, and no traceback of ours.
+
+    Its own exceptions are told apart by their module, so that processes without HTTP need not import it.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and type(error).__module__.startswith("aiohttp."):
+        if isinstance(record.args, tuple) and record.args:
+            vars(record)["client"] = record.args[0]
+        vars(record)["cause"] = " ".join(str(error).split())[:MAX_CAUSE_CHARS]
+        record.msg, record.args, record.exc_info = "request.malformed", (), None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
+
+
 def configure(process: str, *, level: str, log_format: str, log_dir: Path | None) -> None:
     """Set up the root logger of this process.
 
@@ -84,5 +100,6 @@ def configure(process: str, *, level: str, log_format: str, log_dir: Path | None
         handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
     logging.captureWarnings(True)
+    logging.getLogger("aiohttp.server").addFilter(malformed_in_one_line)
     for noisy in ("grpc", "asyncio", "aiohttp.access", "watchdog"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

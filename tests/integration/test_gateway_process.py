@@ -66,6 +66,33 @@ async def test_a_signal_ends_it_cleanly_and_frees_its_ports(signum: signal.Signa
             assert not await accepts_connections(address)
 
 
+@pytest.mark.parametrize(
+    ("nonsense", "answer"),
+    [
+        (b"GET / HTTP/9.9\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n", b"400"),
+        (b"GET http://[::bad/ HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"POST /schedule HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (b"POST /schedule HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde", b"400"),
+    ],
+)
+async def test_what_is_no_request_costs_one_line_of_the_log(tmp_path: Path, nonsense: bytes, answer: bytes) -> None:
+    async with gateway_process(tmp_path, "-p", "0", "--browser-port", "0") as process:
+        assert process.stdout is not None
+        ready = re.match(r"READY http=(.+):(\d+) ", (await process.stdout.readline()).decode())
+        assert ready is not None
+        reader, writer = await asyncio.open_connection(ready[1], int(ready[2]))
+        writer.write(nonsense)
+        assert (await reader.readline()).split()[1] == answer
+        await reader.read()  # it hangs up
+        writer.close()
+        process.send_signal(signal.SIGTERM)
+        _, err = await process.communicate()
+    lines = err.decode().splitlines()
+    assert len(lines) == 1, lines
+    assert "request.malformed" in lines[0]
+
+
 async def test_a_taken_port_ends_it_with_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     async with agent_port() as taken, gateway_process(tmp_path, "--http-port", str(taken)) as process:
         out, err = await process.communicate()
