@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from edgesched.domain.detection import Detection
 from edgesched.domain.device import DeviceId
+from edgesched.domain.durations import Durations
 from edgesched.domain.lifecycle import State
 from edgesched.domain.outbox import HeldOutcome
 from edgesched.domain.task import (
@@ -297,6 +298,14 @@ def task_stats_to_pb(stats: TaskStats) -> tm.GetStatsReply:
         oldest_undelivered_ms=stats.oldest_undelivered_ms,
         commits=stats.commits,
         commit_ms=stats.commit_ms,
+        ended=[
+            tm.GetStatsReply.Ended(state=_STATE_TO_PB[state], model=model, device_id=device_id, tasks=count)
+            for (state, model, device_id), count in stats.ended.items()
+        ],
+        delivery=[
+            tm.GetStatsReply.Durations(model=model, counts=took.counts, sum_ms=took.sum_ms)
+            for model, took in stats.delivery.items()
+        ],
     )
 
 
@@ -309,6 +318,11 @@ def task_stats(message: tm.GetStatsReply) -> TaskStats:
         oldest_undelivered_ms=message.oldest_undelivered_ms if message.HasField("oldest_undelivered_ms") else None,
         commits=message.commits,
         commit_ms=message.commit_ms,
+        ended={
+            (state(e.state), e.model, DeviceId(e.device_id) if e.HasField("device_id") else None): e.tasks
+            for e in message.ended
+        },
+        delivery={took.model: Durations(list(took.counts), took.sum_ms) for took in message.delivery},
     )
 
 

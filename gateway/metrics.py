@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from edgesched import __version__, rest
 from edgesched.domain.device import DeviceId, DeviceState
+from edgesched.domain.durations import BOUNDS_MS, Durations
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import TaskStats
 from edgesched.errors import PeerUnavailable
@@ -30,10 +31,6 @@ from gateway.routes import Route
 log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 2.0
-BOUNDS_MS = (
-    *(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0),
-    *(1_000.0, 2_000.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0),
-)
 TELEMETRY = {  # field of Telemetry -> metric, help
     "cpu_used_fraction": ("cpu_used_ratio", "Share of its CPU that is used, 0..1"),
     "memory_used_fraction": ("memory_used_ratio", "Share of its memory that is used, 0..1"),
@@ -74,33 +71,14 @@ class Metrics:
                 stats = await self._tasks.stats()
         except (PeerUnavailable, TimeoutError) as error:
             log.warning("metrics.task_manager_away", extra={"cause": str(error) or "timeout"})
-        now = CollectorRegistry(auto_describe=False)
-        now.register(self._placement)
+        placed = self._placement.metrics({} if stats is None else stats.delivery)
         flying = _in_flight(self._activity.in_flight_by_model())
-        now.register(_Collected((*_of_tasks(stats), flying, *_of_devices(self._fleet.entries()))))
+        now = CollectorRegistry(auto_describe=False)
+        now.register(_Collected((*placed, *_of_tasks(stats), flying, *_of_devices(self._fleet.entries()))))
         return web.Response(body=generate_latest(now), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-class _Times:
-    """A histogram: how many durations were at most as long as each bound."""
-
-    __slots__ = ("counts", "sum_ms")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS_MS) + 1)
-        self.sum_ms = 0.0
-
-    def add(self, ms: float) -> None:
-        self.counts[bisect_left(BOUNDS_MS, ms)] += 1
-        self.sum_ms += ms
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """As Prometheus wants them: bound in seconds -> durations up to it, all shorter ones included."""
-        names = [*(str(bound / 1000) for bound in BOUNDS_MS), "+Inf"]
-        return [(name, float(sum(self.counts[: i + 1]))) for i, name in enumerate(names)]
-
-
-class PlacementFigures(Collector):
+class PlacementFigures:
     """What placement requests have told: as many entries as there are devices, models and strategies.
 
     Counted in plain numbers and given to the library only when somebody scrapes: requests come hundreds of times a
@@ -108,7 +86,7 @@ class PlacementFigures(Collector):
     """
 
     def __init__(self) -> None:
-        self._times: defaultdict[tuple[str, str], _Times] = defaultdict(_Times)  # by stage and model
+        self._times: defaultdict[tuple[str, str], Durations] = defaultdict(Durations)  # by stage and model
         self._attempts: Counter[tuple[str, str, bool]] = Counter()  # by device, model and success
         self._decisions: Counter[tuple[str, bool]] = Counter()  # by strategy, and whether a device was found
 
@@ -121,15 +99,17 @@ class PlacementFigures(Collector):
         for decision in plan.decisions:
             self._decisions[decision.strategy, decision.device_id is not None] += 1
 
-    def collect(self) -> Iterable[Metric]:
+    def metrics(self, delivery: Mapping[str, Durations]) -> Iterable[Metric]:
+        """delivery: a stage that placement knows nothing of, by model."""
         stages = HistogramMetricFamily(
             "edgesched_stage_seconds",
             "Time of one picture in a stage: queue (accepted to sent out), transfer (to the board), decode, infer, "
-            "service (on a worker, decode and infer among it), total (sent out to labelled)",
+            "service (on a worker, decode and infer among it), total (sent out to labelled), delivery (labelled to "
+            "taken by the receiver)",
             labels=("stage", "model"),
         )
-        for labels, times in self._times.items():
-            stages.add_metric(labels, times.buckets(), times.sum_ms / 1000)
+        for labels, times in (*self._times.items(), *((("delivery", model), t) for model, t in delivery.items())):
+            stages.add_metric(labels, _buckets(times), times.sum_ms / 1000)
         attempts = CounterMetricFamily(
             "edgesched_attempts",
             "Attempts that ended, as placement was told",
@@ -169,6 +149,12 @@ class _Collected(Collector):
         return self._metrics
 
 
+def _buckets(times: Durations) -> list[tuple[str, float]]:
+    """As Prometheus wants them: bound in seconds -> durations up to it, all shorter ones included."""
+    names = [*(str(bound / 1000) for bound in BOUNDS_MS), "+Inf"]
+    return list(zip(names, map(float, accumulate(times.counts)), strict=True))
+
+
 def _of_tasks(stats: TaskStats | None) -> Iterator[Metric]:
     yield _gauge("edgesched_build_info", "Always 1", ("version",), [((__version__,), 1.0)])
     answered = float(stats is not None)
@@ -177,6 +163,15 @@ def _of_tasks(stats: TaskStats | None) -> Iterator[Metric]:
         return
     by_state = [((state.value,), float(stats.counts.get(state, 0))) for state in State]
     yield _gauge("edgesched_tasks", "Tasks in the ledger by state", ("state",), by_state)
+    ended = CounterMetricFamily(
+        "edgesched_tasks_ended",
+        "Tasks that came into an end state since the task manager started, by the last device that they were on; done: "
+        "labelled, and counted again once delivered",
+        labels=("state", "model", "device_id"),
+    )
+    for (state, model, device_id), count in stats.ended.items():
+        ended.add_metric((state.value, model, device_id or ""), count)
+    yield ended
     in_line = [((model,), float(count)) for model, count in sorted(stats.next_in_line.items())]
     help_ = "Queued tasks that the dispatcher looks at; what does not fit waits in the ledger"
     yield _gauge("edgesched_queue_depth", help_, ("model",), in_line)

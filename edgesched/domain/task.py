@@ -11,6 +11,7 @@ from typing import NewType
 
 from edgesched.domain.detection import Detection
 from edgesched.domain.device import DeviceId
+from edgesched.domain.durations import Durations
 from edgesched.domain.fact import fact
 from edgesched.domain.lifecycle import State, is_settled
 
@@ -197,6 +198,8 @@ class TaskStats:
     oldest_undelivered_ms: float | None  # since it had its labels; None if there is none
     commits: int  # of task events, since the task manager started
     commit_ms: float  # that all of them took
+    ended: Mapping[tuple[State, str, DeviceId | None], int]  # by state, model and last device, since then as well
+    delivery: Mapping[str, Durations]  # model -> from labels in the ledger to labels at their receiver, since then
 
 
 MAX_COUNTED_UNDELIVERED = 1_000

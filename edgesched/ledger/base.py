@@ -83,11 +83,13 @@ class Applied:
     task: as it is now; None if there is no such task.
     is_stale: the event named an attempt that is not the task's current one, the lifecycle has no such row, or there is
     nothing that it could change: a task without its picture to replay, without a receiver to abandon.
+    lasted_ms: what the event ended had lasted so long: since the task had changed before. 0 if it changed nothing.
     """
 
     task: Task | None
     before: State | None
     is_stale: bool
+    lasted_ms: int = 0
 
 
 @fact

@@ -241,7 +241,8 @@ class Group:
         )
         if change.task is not task:
             self._remember(task, change)
-        return Applied(task=change.task, before=task.state, is_stale=change.is_stale)
+        lasted_ms = change.task.updated_at_ms - task.updated_at_ms
+        return Applied(task=change.task, before=task.state, is_stale=change.is_stale, lasted_ms=lasted_ms)
 
     def _remember(self, before: Task, change: Change) -> None:
         after = change.task

@@ -116,7 +116,8 @@ class MemoryLedger:
             self._attempts[attempt.attempt_id] = attempt
         if change.result is not None:
             self._results[task.task_id] = change.result
-        return Applied(task=change.task, before=task.state, is_stale=change.is_stale)
+        lasted_ms = change.task.updated_at_ms - task.updated_at_ms
+        return Applied(task=change.task, before=task.state, is_stale=change.is_stale, lasted_ms=lasted_ms)
 
     async def expire_due(self) -> Sequence[Applied]:
         now_ms = self._now_ms()

@@ -15,6 +15,7 @@ from edgesched.domain.task import TaskId
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
+from edgesched.task_manager.endings import Endings
 from edgesched.task_manager.traces import TaskTraces
 from edgesched.wake import Wake
 
@@ -46,6 +47,7 @@ class EventLog:
         self.commits = 0
         self.commit_ms = 0.0
         """That all commits together took."""
+        self.endings = Endings()
         self._waiting: deque[_Waiting] = deque()
         self._held: dict[TaskId, tuple[float, list[_Waiting]]] = {}  # oldest first; until when, by the loop's clock
         self._wake = Wake()
@@ -133,6 +135,7 @@ class EventLog:
         """Tell this process's counters and watchers about a committed change."""
         if outcome.task is not None and outcome.before is not None and not outcome.is_stale:
             self._backlog.observe(outcome.before, outcome.task)
+            self.endings.observe(outcome)
             self._changes.publish(outcome.task)
             if self._traces is not None:
                 self._traces.announced(outcome.task)

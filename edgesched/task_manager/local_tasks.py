@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 from edgesched import wire
@@ -60,6 +61,8 @@ class Figures:
             ),
             commits=self._events.commits,
             commit_ms=self._events.commit_ms,
+            ended=self._events.endings.counts.copy(),
+            delivery=deepcopy(self._events.endings.delivery),
         )
 
 

@@ -245,7 +245,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsReply(_message.Message):
-    __slots__ = ("counts", "next_in_line", "open_bytes", "undelivered", "oldest_undelivered_ms", "commits", "commit_ms")
+    __slots__ = ("counts", "next_in_line", "open_bytes", "undelivered", "oldest_undelivered_ms", "commits", "commit_ms", "ended", "delivery")
     class Line(_message.Message):
         __slots__ = ("model", "tasks")
         MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +253,26 @@ class GetStatsReply(_message.Message):
         model: str
         tasks: int
         def __init__(self, model: _Optional[str] = ..., tasks: _Optional[int] = ...) -> None: ...
+    class Ended(_message.Message):
+        __slots__ = ("state", "model", "device_id", "tasks")
+        STATE_FIELD_NUMBER: _ClassVar[int]
+        MODEL_FIELD_NUMBER: _ClassVar[int]
+        DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+        TASKS_FIELD_NUMBER: _ClassVar[int]
+        state: TaskState
+        model: str
+        device_id: str
+        tasks: int
+        def __init__(self, state: _Optional[_Union[TaskState, str]] = ..., model: _Optional[str] = ..., device_id: _Optional[str] = ..., tasks: _Optional[int] = ...) -> None: ...
+    class Durations(_message.Message):
+        __slots__ = ("model", "counts", "sum_ms")
+        MODEL_FIELD_NUMBER: _ClassVar[int]
+        COUNTS_FIELD_NUMBER: _ClassVar[int]
+        SUM_MS_FIELD_NUMBER: _ClassVar[int]
+        model: str
+        counts: _containers.RepeatedScalarFieldContainer[int]
+        sum_ms: float
+        def __init__(self, model: _Optional[str] = ..., counts: _Optional[_Iterable[int]] = ..., sum_ms: _Optional[float] = ...) -> None: ...
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_IN_LINE_FIELD_NUMBER: _ClassVar[int]
     OPEN_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +280,8 @@ class GetStatsReply(_message.Message):
     OLDEST_UNDELIVERED_MS_FIELD_NUMBER: _ClassVar[int]
     COMMITS_FIELD_NUMBER: _ClassVar[int]
     COMMIT_MS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
     counts: _containers.RepeatedCompositeFieldContainer[CountTasksReply.Count]
     next_in_line: _containers.RepeatedCompositeFieldContainer[GetStatsReply.Line]
     open_bytes: int
@@ -267,7 +289,9 @@ class GetStatsReply(_message.Message):
     oldest_undelivered_ms: float
     commits: int
     commit_ms: float
-    def __init__(self, counts: _Optional[_Iterable[_Union[CountTasksReply.Count, _Mapping]]] = ..., next_in_line: _Optional[_Iterable[_Union[GetStatsReply.Line, _Mapping]]] = ..., open_bytes: _Optional[int] = ..., undelivered: _Optional[int] = ..., oldest_undelivered_ms: _Optional[float] = ..., commits: _Optional[int] = ..., commit_ms: _Optional[float] = ...) -> None: ...
+    ended: _containers.RepeatedCompositeFieldContainer[GetStatsReply.Ended]
+    delivery: _containers.RepeatedCompositeFieldContainer[GetStatsReply.Durations]
+    def __init__(self, counts: _Optional[_Iterable[_Union[CountTasksReply.Count, _Mapping]]] = ..., next_in_line: _Optional[_Iterable[_Union[GetStatsReply.Line, _Mapping]]] = ..., open_bytes: _Optional[int] = ..., undelivered: _Optional[int] = ..., oldest_undelivered_ms: _Optional[float] = ..., commits: _Optional[int] = ..., commit_ms: _Optional[float] = ..., ended: _Optional[_Iterable[_Union[GetStatsReply.Ended, _Mapping]]] = ..., delivery: _Optional[_Iterable[_Union[GetStatsReply.Durations, _Mapping]]] = ...) -> None: ...
 
 class RetryTaskRequest(_message.Message):
     __slots__ = ("task_id",)

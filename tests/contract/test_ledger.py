@@ -238,6 +238,20 @@ async def test_many_steps_of_one_task_in_one_call_are_applied_in_order(ledger: L
     ]
 
 
+async def test_what_an_event_ended_is_told_with_how_long_it_lasted(ledger: Ledger, clock: SetClock) -> None:
+    task = await accepted(ledger)
+    lasted = []
+    for event in (
+        sent_out(task.task_id, "a"),
+        finished(task.task_id, "a"),
+        finished(task.task_id, "a"),  # said again
+        about(task.task_id, E.DELIVERED, "a"),
+    ):
+        clock.wall_ms += 70
+        lasted.append((await applied(ledger, event)).lasted_ms)
+    assert lasted == [70, 70, 0, 140]
+
+
 async def test_an_event_for_an_unknown_task_says_so(ledger: Ledger) -> None:
     answer = await applied(ledger, sent_out(TaskId("nobody"), "a"))
     assert (answer.task, answer.before, answer.is_stale) == (None, None, True)

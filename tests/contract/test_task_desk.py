@@ -17,6 +17,7 @@ from edgesched.errors import Conflict, IllegalTransition, InvalidInput, NotKnown
 from edgesched.ports import TaskDesk
 from edgesched.settings import TaskManagerSettings
 from edgesched.task_manager.app import opened
+from edgesched.v1 import agent_pb2
 from edgesched.v1 import types_pb2 as types
 from gateway.remote_tasks import RemoteTasks
 from tests.support.fake_boards import FakeBoard, ListedBoards, fails, keeps_silent, serving
@@ -116,6 +117,7 @@ async def test_labels_come_back_with_the_task(start: Start) -> None:
     assert details.task == task
     assert details.result is not None
     assert [d.label for d in details.result.detections] == ["circle"]
+    assert stats.ended == {(State.DONE, "shapes", "b1"): 1}
     assert stats.commits > 0
     assert stats.commit_ms > 0
 
@@ -166,6 +168,7 @@ async def test_a_queued_task_is_cancelled_once_and_for_all(start: Start) -> None
 
     assert task.state is State.CANCELLED
     assert again == task
+    assert stats.ended == {(State.CANCELLED, "shapes", None): 1}
     assert (stats.next_in_line, stats.open_bytes) == ({}, 0)
 
 
@@ -208,6 +211,25 @@ async def test_labels_that_no_receiver_takes_can_be_given_up(start: Start) -> No
     assert before.undelivered == 1
     assert before.oldest_undelivered_ms is not None
     assert (after.undelivered, after.oldest_undelivered_ms) == (0, None)
+
+
+async def test_how_long_delivery_took_is_counted_by_model(start: Start) -> None:
+    board = FakeBoard("b1")
+    receiver = f"http://127.0.0.1:{await closed_port()}"
+    async with start(board) as bench:
+        task_id = await bench.desk.submit(submission(receiver_url=receiver))
+        task = await until(bench.desk, task_id, State.DONE)
+        assert (await bench.desk.stats()).delivery == {}
+        report = agent_pb2.DeliveryReport(attempt_id=task.attempt_id, task_id=task_id, delivered=True)
+        for _ in range(2):  # said twice, counted once
+            board.say(agent_pb2.FromAgent(delivery_report=report))
+        await until(bench.desk, task_id, State.DELIVERED)
+        stats = await bench.desk.stats()
+
+    assert stats.ended == {(State.DONE, "shapes", "b1"): 1, (State.DELIVERED, "shapes", "b1"): 1}
+    assert set(stats.delivery) == {"shapes"}
+    took = stats.delivery["shapes"]
+    assert (sum(took.counts), 0 <= took.sum_ms < BOUND_S * 1000) == (1, True)
 
 
 async def test_changes_show_what_happens_from_now_on(start: Start) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgesched.domain.device import DeviceId
+from edgesched.domain.durations import Durations
+from edgesched.domain.lifecycle import State
 from tests.support.fleets import finished, in_flight, request, task
 from tests.support.gateways import GatewayUnderTest, agent_port, gateway_under_test
 
@@ -84,6 +87,24 @@ async def test_placement_tells_latencies_per_stage_and_outcomes_per_device(gatew
     assert samples["edgesched_device_in_flight_tasks"][(("device_id", "rk-1"),)] == 1.0
 
 
+async def test_ended_tasks_are_counted_by_state_model_and_device(gateway: GatewayUnderTest) -> None:
+    took = Durations()
+    for ms in (3.0, 30.0, 120_000.0):
+        took.add(ms)
+    gateway.tasks.delivery = {"shapes": took}
+    gateway.tasks.ended.update({(State.DELIVERED, "shapes", DeviceId("rk-1")): 3, (State.EXPIRED, "shapes", None): 1})
+    samples = await scraped(gateway)
+    assert samples["edgesched_tasks_ended_total"] == {
+        (("device_id", "rk-1"), ("model", "shapes"), ("state", "delivered")): 3.0,
+        (("device_id", ""), ("model", "shapes"), ("state", "expired")): 1.0,
+    }
+    delivery = (("model", "shapes"), ("stage", "delivery"))
+    assert samples["edgesched_stage_seconds_count"][delivery] == 3.0
+    assert samples["edgesched_stage_seconds_sum"][delivery] == pytest.approx(120.033)
+    up_to = {dict(labels)["le"]: n for labels, n in samples["edgesched_stage_seconds_bucket"].items()}
+    assert [up_to[le] for le in ("0.002", "0.005", "0.05", "60.0", "+Inf")] == [0.0, 1.0, 2.0, 2.0, 3.0]
+
+
 async def test_tasks_in_flight_are_told_by_device_and_model_while_they_are_known(gateway: GatewayUnderTest) -> None:
     await gateway.parts.placement.place(request(task(), task("b", model="other")))
     flying = (await scraped(gateway))["edgesched_in_flight_tasks"]
@@ -116,6 +137,7 @@ def expressions(value: Any) -> Iterator[str]:
 
 async def test_dashboard_and_alerts_ask_only_for_what_there_is(gateway: GatewayUnderTest) -> None:
     gateway.tasks.undelivered = 1
+    gateway.tasks.ended[State.DELIVERED, "shapes", DeviceId("rk-1")] = 1
     worker = {"name": "rk-1-0", "pid": 7, "state": "ready", "restarts": 2}
     telemetry = {
         "cpu_used_fraction": 0.5,

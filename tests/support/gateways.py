@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from edgesched.domain.device import DeviceId
+from edgesched.domain.durations import Durations
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import (
     ModelFacts,
@@ -62,6 +65,8 @@ class CannedTasks:
         self.model_names: Sequence[str] = ("shapes",)
         self.undelivered = 0
         self.oldest_undelivered_ms = 1_500.0
+        self.ended: Counter[tuple[State, str, DeviceId | None]] = Counter()
+        self.delivery: dict[str, Durations] = {}
 
     def _check(self) -> None:
         if not self.is_reachable:
@@ -92,6 +97,8 @@ class CannedTasks:
             oldest_undelivered_ms=self.oldest_undelivered_ms if self.undelivered else None,
             commits=4,
             commit_ms=8.0,
+            ended=self.ended,
+            delivery=self.delivery,
         )
 
     async def models(self) -> Sequence[ModelFacts]:
