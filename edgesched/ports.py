@@ -110,6 +110,10 @@ class Promise:
     way_back_ms: float  # from the end of the work to the answer
 
 
+MOST_NAMED = 20
+"""Devices in a sentence about why none can take a task."""
+
+
 @fact
 class Decision:
     """Where a task goes, and why. `device_id` is None when it has to wait or cannot run anywhere.
@@ -134,8 +138,9 @@ class Decision:
         if self.waits_for is not None and self.chosen is None:
             return f"{self.strategy}: waits in line ({self.waits_for})"
         if self.chosen is None:
-            why = "; ".join(f"{d}: {r}" for d, r in sorted(self.excluded.items()))
-            return f"no device can take it now ({why or 'no device is registered'})"
+            why = "; ".join(f"{d}: {r}" for d, r in sorted(self.excluded.items())[:MOST_NAMED])
+            more = f"; and {len(self.excluded) - MOST_NAMED} more" if len(self.excluded) > MOST_NAMED else ""
+            return f"no device can take it now ({why or 'no device is registered'}{more})"
         text = f"{self.strategy}: {self.chosen.device_id} scores {self.chosen.score:.3f}"
         if self.waits_for is not None:
             text += f" but has no room, so the task waits ({self.waits_for})"

@@ -256,6 +256,7 @@ def task_details_to_pb(details: TaskDetails) -> tm.GetTaskReply:
         task=task_to_pb(details.task),
         attempts=[attempt_to_pb(a) for a in details.attempts],
         result=result_to_pb(details.result) if details.result else None,
+        waits_for=details.waits_for,
     )
 
 
@@ -265,6 +266,7 @@ def task_details(message: tm.GetTaskReply) -> TaskDetails:
         task=known,
         attempts=tuple(attempt(a, known.task_id) for a in message.attempts),
         result=result(message.result) if message.HasField("result") else None,
+        waits_for=message.waits_for if message.HasField("waits_for") else None,
     )
 
 

@@ -165,6 +165,8 @@ def _print_details(details: TaskDetails) -> None:
     task = details.task
     print(f"{task.task_id}  {task.file_name}  ({task.size_bytes} bytes, model {task.model})")
     print(f"  state      {task.state}{f': {task.last_error}' if task.last_error else ''}")
+    if details.waits_for is not None:
+        print(f"  waits      {details.waits_for}")
     print(f"  accepted   {_clock(task.created_at_ms)}, last change {_clock(task.updated_at_ms)}")
     print(f"  client     {task.client_id}")
     print(f"  receiver   {task.receiver_url or 'none: ask for the labels here'}")

@@ -158,6 +158,7 @@ class TaskDetails:
     task: Task
     attempts: tuple[Attempt, ...]
     result: Result | None
+    waits_for: str | None = None  # why it is not with a device yet, as long as it is QUEUED; the ledger does not know
 
 
 TaskCounts = Mapping[State, int]

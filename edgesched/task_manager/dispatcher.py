@@ -60,6 +60,7 @@ class Dispatcher:
         self._claimed_seq = 0  # every QUEUED row up to here is in the queue or in flight
         self._ledger_has_more = True
         self._samples: list[FinishedSample] = []
+        self._waits: dict[str, Decision] = {}  # model -> the decision about the first task in its line that had to wait
         self._claimed_at_ms = -math.inf
         self._wake = Wake()
         self._is_fleet_new = True
@@ -90,6 +91,23 @@ class Dispatcher:
     def next_in_line(self) -> Mapping[str, int]:
         """Model -> tasks in the queue; what does not fit into it waits in the ledger."""
         return self._queue.per_model()
+
+    def why_waiting(self, task: Task) -> str | None:
+        """Why a QUEUED task is not with a device yet, for people. None: it is on its way to one."""
+        now_ms = self._clock.monotonic_ms()
+        if task.task_id in self._attempts.task_ids():
+            return None
+        if self._is_placement_away:
+            return "placement does not answer: is the gateway running?"
+        if task.task_id not in self._queue:
+            return f"{len(self._queue)} tasks are in line before it"
+        delay_ms = self._queue.delay_ms(task.task_id, now_ms)
+        if delay_ms > 0:
+            return f"its next try is due in {delay_ms / 1000:.1f} s"
+        decision = self._waits.get(task.model)
+        reason = "placement decides next" if decision is None else decision.reason()
+        ahead = self._queue.ahead_of(task)
+        return f"number {ahead + 1} in the line of its model; number 1: {reason}" if ahead else reason
 
     def learn(self, sample: FinishedSample) -> None:
         """What a finished attempt taught; travels with the next placement call."""
@@ -165,12 +183,16 @@ class Dispatcher:
             if plan is None:
                 return
             self._links.follow(plan.routes, listener, tasks)
-            stuck = {
-                head.task.model: decision.next_opening or 0
+            waiting = [
+                (head.task.model, decision)
                 for head, decision in zip(heads, plan.decisions, strict=True)
                 if not self._send_out(decision, listener, tasks)
-            }
+            ]
+            stuck = {model: decision.next_opening or 0 for model, decision in waiting}
             asked = Counter(head.task.model for head in heads)
+            for model in asked:
+                self._waits.pop(model, None)
+            self._waits |= reversed(waiting)  # of each line the first one stays
             openings |= {model: at for model, at in stuck.items() if asked[model] == bite < at <= DEEPEST_LOOK}
             models = sorted(asked.keys() - stuck.keys())
             bite = min(LARGEST_BITE, bite * 2)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from edgesched import wire
 from edgesched.catalogue import Catalogue
 from edgesched.clock import Clock
+from edgesched.domain.lifecycle import State
 from edgesched.domain.task import (
     MAX_COUNTED_UNDELIVERED,
     ModelFacts,
@@ -37,7 +38,7 @@ LARGEST_CURSOR = 2**63 - 1
 
 
 class Figures:
-    """`TaskStats`, gathered from the parts that know them."""
+    """What only the parts at work know: `TaskStats`, and why a task waits."""
 
     def __init__(
         self, ledger: Ledger, backlog: Backlog, dispatcher: Dispatcher, events: EventLog, *, clock: Clock
@@ -65,6 +66,9 @@ class Figures:
             delivery=deepcopy(self._events.endings.delivery),
         )
 
+    def why_waiting(self, task: Task) -> str | None:
+        return self._dispatcher.why_waiting(task)
+
 
 class LocalTasks:
     """Implements `ports.TaskDesk`. Where a picture lies is nobody's business outside: tasks leave without it."""
@@ -89,7 +93,8 @@ class LocalTasks:
 
     async def get(self, task_id: TaskId) -> TaskDetails:
         details = await self._ledger.details(task_id)
-        return replace(details, task=_without_place(details.task))
+        waits_for = self._figures.why_waiting(details.task) if details.task.state is State.QUEUED else None
+        return replace(details, task=_without_place(details.task), waits_for=waits_for)
 
     async def list(self, filter_: TaskFilter, *, limit: int, cursor: int | None) -> TaskPage:
         if cursor is not None and cursor > LARGEST_CURSOR:

@@ -74,6 +74,16 @@ class TaskQueue:
         """How many wait, whether they may be placed now or not."""
         return Counter(entry.task.model for entry in self._waiting.values())
 
+    def ahead_of(self, task: Task) -> int:
+        """How many tasks of its model were accepted before it and wait as well."""
+        entries = self._waiting.values()
+        return sum(entry.task.model == task.model and entry.task.seq < task.seq for entry in entries)
+
+    def delay_ms(self, task_id: TaskId, now_ms: float) -> float:
+        """Until a waiting task may be placed."""
+        entry = self._waiting.get(task_id)
+        return 0.0 if entry is None else max(0.0, entry.not_before_ms - now_ms)
+
     def next_delay_ms(self, now_ms: float) -> float | None:
         """Time until the next back-off ends; None if nothing is delayed."""
         return max(0.0, self._delayed[0][0] - now_ms) if self._delayed else None

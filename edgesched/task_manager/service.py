@@ -71,7 +71,7 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
         )
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.GetTaskReply:
-        return wire.task_details_to_pb(await self._ledger.details(TaskId(request.task_id)))
+        return wire.task_details_to_pb(await self._desk.get(TaskId(request.task_id)))
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksReply:
         limit = request.page_size or DEFAULT_PAGE

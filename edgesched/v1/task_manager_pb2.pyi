@@ -158,14 +158,16 @@ class GetTaskRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class GetTaskReply(_message.Message):
-    __slots__ = ("task", "attempts", "result")
+    __slots__ = ("task", "attempts", "result", "waits_for")
     TASK_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
     task: Task
     attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
     result: _types_pb2.Result
-    def __init__(self, task: _Optional[_Union[Task, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., result: _Optional[_Union[_types_pb2.Result, _Mapping]] = ...) -> None: ...
+    waits_for: str
+    def __init__(self, task: _Optional[_Union[Task, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., result: _Optional[_Union[_types_pb2.Result, _Mapping]] = ..., waits_for: _Optional[str] = ...) -> None: ...
 
 class ListTasksRequest(_message.Message):
     __slots__ = ("state", "model", "client_id", "page_size", "cursor", "device_id")

@@ -117,7 +117,7 @@ class Schedule:
         return json_reply(rest.PLACEMENT_PLAN.dump(plan))
 
     async def _dry_run(self, query: Mapping[str, str], body: DryRunRequest) -> web.Response:
-        """Raises: NoFeasibleDevice with every device's reason, NotKnown if it is because nobody knows the model."""
+        """Raises: NoFeasibleDevice with the devices' reasons, NotKnown if it is because nobody knows the model."""
         model = query.get("model") or body.model
         size_bytes = whole_number(query, "size_bytes")
         if size_bytes is None:

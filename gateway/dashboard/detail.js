@@ -46,7 +46,7 @@ async function read() {
   try {
     const details = await call(`tasks/${part(id)}`);
     if (id !== shownId) return;
-    const isNews = details.task.revision !== shown?.task.revision;
+    const isNews = details.task.revision !== shown?.task.revision || details.waits_for !== shown.waits_for;
     shown = details;
     if (isNews) draw(details);
     if (isUnsettled(details.task)) timer = setTimeout(read, LOOK_EVERY_MS);
@@ -57,12 +57,12 @@ async function read() {
 
 const isUnsettled = (task) => OPEN_STATES.includes(task.state) || (task.state === "done" && task.receiver_url !== null);
 
-function draw({ task, attempts, result }) {
+function draw({ task, attempts, result, waits_for }) {
   byId("detail-title").textContent = task.file_name;
   const badge = el("span", { className: "badge", textContent: t(`state_${task.state}`) });
   badge.dataset.state = task.state;
   const left = el("div", {}, pictureWithBoxes(task, result, t("picture")));
-  const right = el("div", {}, el("p", { className: "line" }, badge, ...actions(task)), facts(task), labels(result));
+  const right = el("div", {}, el("p", { className: "line" }, badge, ...actions(task)), facts(task, waits_for), labels(result));
   byId("detail-body").replaceChildren(
     el("div", { className: "split" }, left, right),
     el("h3", { textContent: t("timeline") }),
@@ -92,7 +92,7 @@ function actions(task) {
   });
 }
 
-function facts(task) {
+function facts(task, waitsFor) {
   const lines = [
     ["created", new Date(task.created_at_ms).toLocaleString()],
     ["model", task.model],
@@ -101,6 +101,7 @@ function facts(task) {
     ["client", task.client_id],
     ["receiver", task.receiver_url ?? t("noReceiver")],
   ];
+  if (waitsFor) lines.push(["waits", waitsFor]);
   if (task.last_error) lines.push(["error", task.last_error]);
   const list = el("dl", { className: "plain" });
   list.append(el("dt", { textContent: t("task", { id: "" }) }), el("dd", {}, el("code", { textContent: task.task_id })));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -211,6 +212,34 @@ async def test_labels_that_no_receiver_takes_can_be_given_up(start: Start) -> No
     assert before.undelivered == 1
     assert before.oldest_undelivered_ms is not None
     assert (after.undelivered, after.oldest_undelivered_ms) == (0, None)
+
+
+async def test_a_queued_task_says_why_it_waits(start: Start) -> None:
+    board = FakeBoard("b1", keeps_silent)
+    async with start(board) as bench:
+        on_board = await bench.desk.submit(submission("on its way"))
+        await board.until(lambda: bool(board.dispatches))
+        assert (await bench.desk.get(on_board)).waits_for is None
+        bench.boards.boards = []
+        first, second = [await bench.desk.submit(submission(key)) for key in "ab"]
+        while (waits_for := (await bench.desk.get(first)).waits_for) == "placement decides next":
+            pass  # bounded by the bench
+        assert waits_for == "no device can take it now (no device is registered)"
+        assert (await bench.desk.get(second)).waits_for == (
+            "number 2 in the line of its model; number 1: no device can take it now (no device is registered)"
+        )
+        await bench.desk.cancel(first)
+        assert (await bench.desk.get(first)).waits_for is None
+
+
+async def test_a_task_that_failed_says_when_its_next_try_is_due(start: Start) -> None:
+    board = FakeBoard("b1", fails(types.FAILURE_KIND_WORKER_ERROR, "it broke"))
+    async with start(board, retry_backoff_ms=60_000) as bench:
+        task_id = await bench.desk.submit(submission())
+        while (details := await bench.desk.get(task_id)).task.failed_attempts == 0:
+            pass  # bounded by the bench
+        assert details.waits_for is not None
+        assert re.fullmatch(r"its next try is due in (59\.\d|60\.0) s", details.waits_for), details.waits_for
 
 
 async def test_how_long_delivery_took_is_counted_by_model(start: Start) -> None:

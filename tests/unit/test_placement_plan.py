@@ -98,6 +98,13 @@ def test_no_device_at_all_is_said_so() -> None:
     assert only().reason() == "no device can take it now (no device is registered)"
 
 
+def test_of_a_large_fleet_the_sentence_names_some_devices_and_counts_the_others() -> None:
+    decision = only(*(device(f"d{i:03}", state=DeviceState.UNHEALTHY) for i in range(200)))
+    assert len(decision.excluded) == 200
+    assert decision.reason().endswith("; and 180 more)")
+    assert len(decision.reason()) < 2_000
+
+
 def test_work_on_a_device_that_left_counts_for_nobody() -> None:
     decision = only(device("d"), flying=in_flight("gone", 50))
     assert decision.chosen is not None
