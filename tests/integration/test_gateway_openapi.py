@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -91,6 +93,51 @@ async def test_the_page_for_people_needs_nothing_from_elsewhere(gateway: Gateway
 
 
 # -- fuzz
+
+SCHEMATHESIS = """
+seed = 1
+warnings = false
+
+[checks]
+enabled = false
+not_a_server_error.enabled = true
+status_code_conformance.enabled = true
+response_schema_conformance.enabled = true
+
+[[operations]]
+include-path = "/api/v1/schedule"
+checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "503"]  # as its document says: no device can take it
+"""
+CASES = 5
+"""Random ones per operation. Schemathesis makes some forty more of its bounds; both together take half a minute."""
+
+
+@pytest.mark.slow
+async def test_schemathesis_finds_no_answer_that_the_document_does_not_have(
+    gateway: GatewayUnderTest, tmp_path: Path
+) -> None:
+    (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS)
+    flags = ["--phases", "coverage,fuzzing", "--max-examples", str(CASES), "--no-shrink"]
+    async with agent_port() as port:
+        await gateway.register("rk-1", port)
+        process = await asyncio.create_subprocess_exec(
+            *(Path(sys.executable).with_name("schemathesis"), "run", f"{gateway.url}/openapi.json", *flags),
+            *("--exclude-path", f"{API_PREFIX}/events", "--continue-on-failure"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            told = (await process.communicate())[0].decode()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert process.returncode == 0, told
+    generated = re.search(r"(\d+) generated", told)
+    assert generated is not None, told
+    assert int(generated[1]) > 1_000, told
+
 
 NUMBERS = ["", " ", "0", "-1", "1e9", "9" * 40, "٣", "null", "true"]
 WORDS = [".", "..", "x" * 300, "a/b", "%", "\x00", "\n", "' OR 1=1", "<script>", "图", "x"]
