@@ -21,13 +21,21 @@ export function pictureWithBoxes(task, result, alt) {
   return figure;
 }
 
+const ruler = document.createElement("canvas").getContext("2d");
+
+/** Of words in the weight of a tag (dashboard.css), for letters of height 1. */
+function widthOf(words) {
+  ruler.font = `600 100px ${getComputedStyle(document.body).fontFamily}`;
+  return ruler.measureText(words).width / 100;
+}
+
 function boxes({ detections, width, height }) {
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "boxes", "aria-hidden": "true" });
   const letter = Math.max(width, height) / 30;
   for (const found of detections) {
     const { x1, y1, x2, y2 } = found;
     const words = t("confidence", { label: found.label, percent: percent(found.confidence) });
-    const wide = words.length * letter * 0.62 + letter * 0.5;
+    const wide = (widthOf(words) + 0.5) * letter;
     const left = Math.max(0, Math.min(x1, width - wide));
     const top = y1 > letter * 1.4 ? y1 - letter * 1.4 : y1;
     drawing.append(
