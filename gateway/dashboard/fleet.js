@@ -1,4 +1,5 @@
 // One card per device, made once and then changed in place: 200 boards that report every second stay smooth.
+// Of a large fleet those that cannot work come first, and most others are shown when they are asked for.
 
 import { part, post } from "./api.js";
 import { openDevice } from "./device.js";
@@ -6,12 +7,15 @@ import { byId, el, perFrame, setData, setText, show, toast } from "./dom.js";
 import { duration, percent, plain, t, UNKNOWN, withUnit, word } from "./strings.js";
 
 const FILTER_FROM = 9; // devices: fewer are seen at a glance
+const SHOWN_AT_FIRST = 24;
 const WARM_C = 75;
 const FRAME_MS = 6; // of a frame's 16 for cards that have changed; where 200 change at once, that takes some frames
 
 const cards = new Map(); // device id -> {entry, heardAt, node, parts}
 const changed = new Set();
 const sorter = new Intl.Collator("en", { numeric: true });
+let areAllShown = false;
+let isUnordered = false;
 
 export const fleetListeners = [];
 export const readyCount = () => [...cards.values()].filter((card) => card.entry.device.state === "ready").length;
@@ -60,25 +64,39 @@ const draw = perFrame(() => {
   let isNew = false;
   for (const id of changed) {
     const card = cards.get(id);
+    const wasBad = isBad(card);
     if (!card.node) {
       Object.assign(card, makeCard(id));
-      isNew = true;
+      isNew = isUnordered = true;
     } else if (performance.now() > until) {
       draw(); // the rest in the next frame
       break;
     }
     fill(card);
+    isUnordered ||= isBad(card) !== wasBad;
     changed.delete(id);
   }
-  if (isNew) {
-    const inOrder = [...cards.keys()].sort(sorter.compare);
-    byId("cards").append(...inOrder.map((id) => cards.get(id).node).filter(Boolean));
-    byId("device-ids").replaceChildren(...inOrder.map((id) => el("option", { value: id })));
-  }
+  if (isNew) byId("device-ids").replaceChildren(...[...cards.keys()].sort(sorter.compare).map((id) => el("option", { value: id })));
+  if (isUnordered) order();
   if (changed.size) return;
   drawFrame();
   for (const listener of fleetListeners) listener();
 });
+
+const isBad = (card) => card.node?.dataset.tone === "bad";
+
+function order() {
+  isUnordered = false;
+  const rank = (card) => (cards.size > SHOWN_AT_FIRST && !isBad(card) ? 1 : 0);
+  const inOrder = [...cards].sort(([a, one], [b, other]) => rank(one) - rank(other) || sorter.compare(a, b));
+  const nodes = inOrder.map(([, card]) => card.node).filter(Boolean);
+  const host = byId("cards");
+  const focused = document.activeElement;
+  nodes.forEach((node, at) => {
+    if (host.children[at] !== node) host.insertBefore(node, host.children[at] ?? null);
+  });
+  if (host.contains(focused)) focused.focus({ preventScroll: true }); // moving a node takes it away
+}
 
 function drawFrame() {
   const all = cards.size;
@@ -90,13 +108,16 @@ function drawFrame() {
 
 function applyFilter() {
   const wanted = byId("fleet-filter").value.trim().toLowerCase();
+  const most = areAllShown || wanted ? Infinity : SHOWN_AT_FIRST;
   let matches = 0;
-  for (const { entry, node } of cards.values()) {
-    const { device_id: id, board_type: type, state } = entry.device;
-    const isShown = !wanted || `${id} ${type} ${state}`.toLowerCase().includes(wanted);
-    matches += isShown;
-    if (node) show(node, isShown);
+  for (const node of byId("cards").children) {
+    const { device_id: id, board_type: type, state } = cards.get(node.dataset.device).entry.device;
+    const isMatch = !wanted || `${id} ${type} ${state}`.toLowerCase().includes(wanted);
+    matches += isMatch;
+    show(node, isMatch && matches <= most);
   }
+  show(byId("all-devices"), matches > most);
+  setText(byId("all-devices"), t("allDevices", { n: cards.size }));
   show(byId("no-match"), cards.size > 0 && matches === 0);
 }
 
@@ -218,6 +239,11 @@ async function tell(id, command, button) {
 
 export function startFleet() {
   byId("fleet-filter").addEventListener("input", applyFilter);
+  byId("all-devices").addEventListener("click", () => {
+    areAllShown = true;
+    applyFilter();
+    byId("cards").children[SHOWN_AT_FIRST].querySelector("button").focus();
+  });
   byId("agent-command").textContent = `edgesched agent --master-url ${location.origin}`;
   setInterval(() => {
     if (document.hidden) return;

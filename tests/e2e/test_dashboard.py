@@ -135,7 +135,9 @@ def details_of(state: State = State.DONE, **changes: Any) -> TaskDetails:
         timings=Timings(transfer_ms=3.0, decode_ms=1.0, infer_ms=42.0),
     )
     box = Detection(class_id=2, label="ring", confidence=0.5, x1=4, y1=8, x2=20, y2=30)
-    result = Result(detections=(box, replace(box, label="star", x1=30, x2=60)), width=64, height=48, timings=Timings())
+    result = Result(
+        detections=(box, replace(box, label="MWMW 图", x1=30, x2=60)), width=64, height=48, timings=Timings()
+    )
     is_labelled = state is State.DONE
     return TaskDetails(task=replace(task, **changes), attempts=(first, second), result=result if is_labelled else None)
 
@@ -200,6 +202,15 @@ async def test_200_boards_change_in_place_and_can_be_filtered(gateway: GatewayUn
             await gateway.heartbeat(f"b{number:03}", telemetry={"cpu_used_fraction": 0.5})
         await says(page, '[data-device="b199"]', "50 %")
         assert await page.evaluate("[...document.querySelectorAll('.card')].every((card) => card.isFirst)")
+        await playwright_api.expect(page.locator(".card:visible")).to_have_count(24)
+        await gateway.heartbeat("b150", unhealthy_reason="no driver")
+        await says(page, ".card:visible >> nth=0", "unhealthy: no driver")
+        await gateway.heartbeat("b150")
+        await says(page, ".card:visible >> nth=0", "b000")
+        await page.focus("#all-devices")
+        await page.keyboard.press("Enter")
+        await playwright_api.expect(page.locator(".card:visible")).to_have_count(200, timeout=WAIT_MS)
+        assert await page.evaluate("document.activeElement.textContent") == "b024"
         await page.fill("#fleet-filter", "b017")
         await playwright_api.expect(page.locator(".card:visible")).to_have_count(1, timeout=WAIT_MS)
         await page.fill("#fleet-filter", "zzz")
@@ -327,9 +338,23 @@ async def test_the_life_of_a_task_is_told_and_reached_by_keyboard(gateway: Gatew
         return Math.abs(image.left - boxes.left) + Math.abs(image.width - boxes.width)
             + Math.abs(image.top - boxes.top) + Math.abs(image.height - boxes.height) < 2 }"""
     assert await page.evaluate(fits)
+    holds = """() => [...document.querySelectorAll('#detail .boxes g')].every(
+        (g) => g.querySelector('.tag').getBBox().width >= g.querySelector('text').getBBox().width)"""
+    assert await page.evaluate(holds), "a name is no wider than its tag"
     await page.keyboard.press("Escape")
     assert not await page.evaluate("document.getElementById('detail').open")
     assert await page.evaluate("document.activeElement.textContent") == "a.jpg"
+
+
+async def test_a_queued_task_says_why_it_waits_and_follows_it(gateway: GatewayUnderTest, page: Page) -> None:
+    waiting = replace(details_of(State.QUEUED, device_id=None), waits_for=f"no device can take it now ({EVIL})")
+    hold(gateway, waiting)
+    await opened(page, gateway.url)
+    await page.click("#tasks button.open")
+    await says(page, "#detail .plain", f"Waits becauseno device can take it now ({EVIL})")
+    hold(gateway, replace(waiting, waits_for="its next try is due in 0.5 s"))
+    await says(page, "#detail .plain", "its next try is due in 0.5 s")
+    assert await page.evaluate("window.wasRun") is None
 
 
 async def test_a_dead_letter_is_replayed(gateway: GatewayUnderTest, page: Page) -> None:
