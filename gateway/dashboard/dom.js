@@ -54,6 +54,7 @@ let toastTimer = 0;
 
 export function toast(text) {
   const node = byId("toast");
+  (document.querySelector("dialog[open]") ?? document.body).append(node); // or the dialog would cover it
   node.textContent = text;
   node.hidden = false;
   clearTimeout(toastTimer);

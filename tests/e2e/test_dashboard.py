@@ -263,6 +263,18 @@ async def test_the_workers_of_a_board_are_seen_and_told_what_to_do(board: Gatewa
     assert await page.evaluate("document.activeElement.textContent") == "rk-1"
 
 
+async def test_what_a_dialog_answers_is_not_covered_by_it(board: GatewayUnderTest, page: Page) -> None:
+    await opened(page, board.url)
+    await page.click('[data-device="rk-1"] h3 button')
+    await board.call("DELETE", "/api/v1/devices/rk-1", boot_id="boot-1")  # it leaves
+    await board.call("DELETE", "/api/v1/devices/rk-1")  # and is forgotten
+    await page.click("[data-worker='rk-1-1'] button:text-is('Start')")
+    await says(page, "#toast", "there is no worker 'rk-1-1'")
+    is_on_top = """() => { const box = document.getElementById('toast').getBoundingClientRect();
+        return document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2)?.id }"""
+    assert await page.evaluate(is_on_top) == "toast"
+
+
 async def test_what_somebody_should_look_at_is_shown_although_the_board_works(
     board: GatewayUnderTest, page: Page
 ) -> None:
