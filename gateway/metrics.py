@@ -216,10 +216,9 @@ def _of_devices(entries: Sequence[rest.DeviceEntry]) -> Iterator[Metric]:
     ):
         samples = [((entry.device.device_id,), value) for entry in entries if (value := read(entry)) is not None]
         yield _gauge(f"edgesched_device_{name}", help_, ("device_id",), samples)
+    heard = [e for e in entries if e.device.state is not DeviceState.SILENT]  # nobody knows how the others are
     for field, (name, help_) in TELEMETRY.items():
-        readings = [
-            ((e.device.device_id,), v) for e in entries if (v := getattr(e.device.telemetry, field)) is not None
-        ]
+        readings = [((e.device.device_id,), v) for e in heard if (v := getattr(e.device.telemetry, field)) is not None]
         yield _gauge(f"edgesched_device_{name}", help_, ("device_id",), readings)
     workers = [
         ((entry.device.device_id, worker.name, worker.state), 1.0) for entry in entries for worker in entry.workers

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from edgesched.rest import DeviceEntry
 
 TASKS_SHOWN = 10
+HEADINGS = 5
+"""Lines of a look besides the first ones, devices and tasks."""
+
 STYLES = {"ready": "green", "unhealthy": "red", "silent": "yellow"}
 
 
@@ -67,7 +70,8 @@ def _show(url: str, look: Look, interval_s: float) -> None:
 
     from edgesched.errors import EdgeSchedError
 
-    with Live(_drawn(look, None), console=console(), screen=True, auto_refresh=False) as live:
+    terminal = console()
+    with Live(_drawn(look, None, terminal.height), console=terminal, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(interval_s)
             trouble = None
@@ -75,7 +79,7 @@ def _show(url: str, look: Look, interval_s: float) -> None:
                 look = _look(url)
             except EdgeSchedError as error:
                 trouble = f"{error}; what you see is old"
-            live.update(_drawn(look, trouble), refresh=True)
+            live.update(_drawn(look, trouble, terminal.height), refresh=True)
 
 
 def _look(url: str) -> Look:
@@ -95,7 +99,8 @@ def _look(url: str) -> Look:
     return Look(devices=devices, counts=counts, tasks=tasks)
 
 
-def _drawn(look: Look, trouble: str | None) -> Group:
+def _drawn(look: Look, trouble: str | None, height: int | None = None) -> Group:
+    """height: lines of the screen; None: no limit."""
     from rich.console import Group
     from rich.text import Text
 
@@ -110,19 +115,28 @@ def _drawn(look: Look, trouble: str | None) -> Group:
     else:
         open_ones = "    ".join(f"{state.value} {count}" for state, count in look.counts.items() if count)
         parts.append(Text(open_ones or "no task"))
-    parts += [Text(), _devices(look.devices), Text(), _tasks(look.tasks)]
+    most = None if height is None else max(1, height - len(parts) - len(look.tasks) - HEADINGS)
+    parts += [Text(), _devices(look.devices, most), Text(), _tasks(look.tasks)]
     return Group(*parts)
 
 
-def _devices(devices: tuple[DeviceEntry, ...]) -> Table:
+def _devices(devices: tuple[DeviceEntry, ...], most: int | None) -> Table:
+    """most: rows that there is room for; then devices that are not ready come first. None: any number."""
     from rich.table import Table
 
+    from edgesched.domain.device import Telemetry
+
+    left_out = 0
+    if most is not None and len(devices) > most:
+        left_out = len(devices) - most
+        devices = tuple(sorted(devices, key=lambda entry: entry.device.state == "ready"))[:most]
     table = Table(box=None, header_style="bold", pad_edge=False)
     columns = ("device", "type", "state", "in flight", "pictures/s", "CPU", "memory", "XPU", "temp.", "link", "heard")
     for column in columns:
         table.add_column(column, no_wrap=True, justify="left" if column in columns[:3] else "right")
     for entry in devices:
-        device, told = entry.device, entry.device.telemetry
+        device = entry.device
+        told = Telemetry() if device.state == "silent" else device.telemetry
         places = device.window_tasks if entry.window_tasks is None else entry.window_tasks
         state = "cordoned" if device.is_cordoned and device.state == "ready" else device.state.value
         table.add_row(
@@ -139,8 +153,9 @@ def _devices(devices: tuple[DeviceEntry, ...]) -> Table:
             f"{device.last_heartbeat_age_ms / 1000:.1f} s",
             style=STYLES.get(state, "yellow"),
         )
-    if any(entry.device.emulated for entry in devices):
-        table.caption, table.caption_justify = "* emulated", "left"
+    notes = ["* emulated"] if any(entry.device.emulated for entry in devices) else []
+    notes += [f"and {left_out} more; `edgesched devices list` has all"] if left_out else []
+    table.caption, table.caption_justify = "    ".join(notes) or None, "left"
     return table
 
 

@@ -155,7 +155,7 @@ function makeCard(id) {
 
 function fill({ entry, node, parts, heardAt }) {
   const { device } = entry;
-  const { telemetry } = device;
+  const telemetry = device.state === "silent" ? {} : device.telemetry; // what it said last is not known of now
   const [tone, words] = standing(entry);
   setData(node, "tone", tone);
   setText(parts.state, words);

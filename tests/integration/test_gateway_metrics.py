@@ -15,7 +15,7 @@ from edgesched.domain.device import DeviceId
 from edgesched.domain.durations import Durations
 from edgesched.domain.lifecycle import State
 from tests.support.fleets import finished, in_flight, request, task
-from tests.support.gateways import GatewayUnderTest, agent_port, gateway_under_test
+from tests.support.gateways import HEARTBEAT_TIMEOUT_MS, GatewayUnderTest, agent_port, gateway_under_test
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -69,6 +69,14 @@ async def test_what_is_not_known_has_no_sample(gateway: GatewayUnderTest) -> Non
     assert samples["edgesched_task_manager_up"] == {(): 0.0}
     for name in ("tasks", "delivery_lag_seconds", "device_power_watts", "device_in_flight_tasks"):
         assert not samples.get(f"edgesched_{name}"), name
+
+
+async def test_what_a_board_said_before_it_fell_silent_is_no_figure_of_now(gateway: GatewayUnderTest) -> None:
+    await gateway.heartbeat("rk-1", telemetry={"temperature_c": 61.5})
+    gateway.clock.now_ms += HEARTBEAT_TIMEOUT_MS + 1
+    samples = await scraped(gateway)
+    assert "edgesched_device_temperature_celsius" not in samples
+    assert samples["edgesched_device_heartbeat_age_seconds"] == {(("device_id", "rk-1"),): pytest.approx(6.001)}
 
 
 async def test_placement_tells_latencies_per_stage_and_outcomes_per_device(gateway: GatewayUnderTest) -> None:

@@ -167,7 +167,7 @@ async def test_top_is_one_look_where_no_terminal_is(gateway: GatewayUnderTest) -
 async def test_top_is_live_in_a_terminal_and_ends_with_ctrl_c(gateway: GatewayUnderTest) -> None:
     ours, theirs = pty.openpty()
     arguments = ["-m", "edgesched", "top", "--interval", "0.2", "--url", gateway.url]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "12"}
     child = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )
@@ -177,6 +177,12 @@ async def test_top_is_live_in_a_terminal_and_ends_with_ctrl_c(gateway: GatewayUn
         async with agent_port() as port:
             await gateway.register("orin-1", port)
             await asyncio.wait_for(asyncio.to_thread(read_until, ours, b"2 of 2 devices ready"), WITHIN_S)
+            await gateway.register("zz-1", port)
+            await gateway.heartbeat("zz-1", unhealthy_reason="no driver")
+            for number in range(6):
+                await gateway.register(f"b-{number}", port)
+            seen = await asyncio.wait_for(asyncio.to_thread(read_until, ours, b"and 4 more"), WITHIN_S)
+            assert b"zz-1" in seen.split(b"devices ready")[-1], "what cannot work is shown where not all fit"
         child.send_signal(signal.SIGINT)
         rest = await asyncio.wait_for(asyncio.to_thread(read_until, ours, None), WITHIN_S)
         assert await asyncio.wait_for(child.wait(), WITHIN_S) == 0
