@@ -49,6 +49,7 @@ async function read() {
     const isNews = details.task.revision !== shown?.task.revision || details.waits_for !== shown.waits_for;
     shown = details;
     if (isNews) draw(details);
+    else byId("detail-body").querySelector(".life").replaceWith(timeline(details.task, details.attempts)); // time goes on
     if (isUnsettled(details.task)) timer = setTimeout(read, LOOK_EVERY_MS);
   } catch (error) {
     if (id === shownId) byId("detail-body").replaceChildren(el("p", { className: "empty", textContent: error.message }));

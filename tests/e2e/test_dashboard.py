@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -359,11 +360,17 @@ async def test_the_life_of_a_task_is_told_and_reached_by_keyboard(gateway: Gatew
 
 
 async def test_a_queued_task_says_why_it_waits_and_follows_it(gateway: GatewayUnderTest, page: Page) -> None:
-    waiting = replace(details_of(State.QUEUED, device_id=None), waits_for=f"no device can take it now ({EVIL})")
+    waiting = replace(
+        details_of(State.QUEUED, device_id=None, created_at_ms=int(time.time() * 1000)),
+        attempts=(),
+        waits_for=f"no device can take it now ({EVIL})",
+    )
     hold(gateway, waiting)
     await opened(page, gateway.url)
     await page.click("#tasks button.open")
     await says(page, "#detail .plain", f"Waits becauseno device can take it now ({EVIL})")
+    waited = await page.inner_text("#detail .life b")
+    await playwright_api.expect(page.locator("#detail .life b")).not_to_have_text(waited, timeout=WAIT_MS)
     hold(gateway, replace(waiting, waits_for="its next try is due in 0.5 s"))
     await says(page, "#detail .plain", "its next try is due in 0.5 s")
     assert await page.evaluate("window.wasRun") is None
