@@ -156,7 +156,6 @@ class Agent:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S):
                 await self._desk.close()
-                await self._outbox.written.wait()
                 await self._servicer.finish()
 
     # --- links ---
@@ -280,7 +279,7 @@ class Agent:
         return self._last_beat
 
     def _finished(self, assignment: Assignment, outcome: Outcome) -> None:
-        self._outbox.add(assignment, outcome, is_urgent=not self._supervisor.is_busy)
+        self._outbox.add(assignment, outcome)
         if self._metrics is not None:
             self._metrics.count(assignment, outcome)
 

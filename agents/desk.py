@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from agents.outbox import Entry, Outbox, Stage
+from agents.outbox import Entry, Outbox
 from agents.supervisor import Supervisor
 from agents.work import Assignment, Job
 from edgesched.domain.task import AttemptId
@@ -57,6 +57,11 @@ class Desk:
         self._is_closed = False
 
     @property
+    def is_busy(self) -> bool:
+        """Whether nobody idles while an outcome waits a moment for the next ones."""
+        return self._supervisor.is_busy
+
+    @property
     def unhealthy_reason(self) -> str | None:
         return self._supervisor.unhealthy_reason or self.outbox.trouble
 
@@ -91,13 +96,8 @@ class Desk:
         return self._supervisor.cancel(attempt_id)
 
     def held(self, ledger_id: str) -> Iterator[Assignment]:
-        """Attempts that are queued, running, or finished but not durable yet."""
-        for assignment in self._supervisor.held():
-            if assignment.ledger_id == ledger_id:
-                yield assignment
-        for entry in self.outbox.entries():
-            if entry.assignment.ledger_id == ledger_id and entry.stage is Stage.UNWRITTEN:
-                yield entry.assignment
+        """Attempts that are queued or running."""
+        return (assignment for assignment in self._supervisor.held() if assignment.ledger_id == ledger_id)
 
     async def close(self) -> None:
         """Take nothing more, hand back what no worker has, and wait for the rest."""

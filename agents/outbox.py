@@ -1,4 +1,8 @@
-"""Outcomes that the ledger has not settled yet. Those with labels are on the disk before anybody hears of them.
+"""Outcomes that the ledger has not settled yet. Labels that wait for it are written to the disk.
+
+The ledger judges an outcome, and has its labels, before anybody acts on it, and as a rule that takes some milliseconds:
+what is settled so soon is never written. Labels that die with the board before the ledger has them cost their attempt,
+nothing else.
 
 Only the labels are durable, not what became of them: after a restart every entry waits for the ledger's verdict again,
 the ledger repeats it, and receivers accept a repeated delivery.
@@ -8,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,26 +35,17 @@ omits it, and the task manager queues the task again."""
 
 RETRY_WRITE_S = 1.0
 
-PAUSE_FACTOR = 2.0
-LONGEST_PAUSE_S = 0.01
-"""Writing takes a part of the time only: what a group costs hardly depends on its size, so small ones do not pay. The
-first one after a quiet time is written at once."""
-
-UNHURRIED_S = 0.015
-"""Labels of a busy board wait so long for those of the next pictures. Nobody idles meanwhile, and what a group costs
-the board, the task manager and the receiver hardly depends on its size."""
+WRITE_AFTER_S = 0.25
+"""What is not settled in this time waits for a task manager or a receiver that is away, or much too busy: it may wait
+long. Writing costs as much as all else that the daemon does for a picture, and SD cards wear out."""
 
 REMOVE_AFTER_S = 0.5
 """Settled groups go with the next group that is written, or after this time."""
-
-RESULTS_KEPT = 256
-"""Newest entries whose labels are in memory as they came, besides as JSON: they are told and delivered soon."""
 
 log = logging.getLogger(__name__)
 
 
 class Stage(StrEnum):
-    UNWRITTEN = "unwritten"
     WAITING_ACK = "waiting_ack"  # the ledger has not judged it, or we have not heard of it
     DELIVERING = "delivering"  # judged the winner: its labels go to the receiver
     REPORTING = "reporting"  # the receiver has answered; the task manager has to know
@@ -61,9 +56,11 @@ class Entry:
     assignment: Assignment
     stage: Stage
     failure: Failure | None = None
-    result: Result | None = None  # of the newest ones
-    line: bytes = b""  # a StoredOutcome as JSON; kept small like this, entries may wait for hours
+    result: Result | None = None  # until it is written
+    line: bytes = b""  # from then on, a StoredOutcome as JSON; kept small like this, entries may wait for hours
     group: Group | None = None
+    added_at: float = 0.0  # time.monotonic()
+    created_at_ms: int = 0
     is_delivered: bool = False
     error: str = ""  # why the receiver rejected it for good
 
@@ -73,6 +70,22 @@ class Entry:
 
     def outcome(self) -> Outcome:
         return self.failure or self.result or STORED_OUTCOME.parse(self.line).result
+
+    def stored(self) -> bytes:
+        assert self.result is not None  # only labels that are not written yet are
+        assignment = self.assignment
+        return STORED_OUTCOME.dump(
+            StoredOutcome(
+                ledger_id=assignment.ledger_id,
+                task_id=assignment.task_id,
+                attempt_id=assignment.attempt_id,
+                model=assignment.model,
+                file_name=assignment.file_name,
+                receiver_url=assignment.receiver_url,
+                created_at_ms=self.created_at_ms,
+                result=self.result,
+            )
+        )
 
 
 class Outbox:
@@ -84,18 +97,15 @@ class Outbox:
         self._max_bytes = max_bytes
         self._on_due = on_due
         self._entries: dict[AttemptId, Entry] = {}
-        self._unwritten: list[Entry] = []
+        self._unwritten: dict[AttemptId, Entry] = {}  # oldest first
         self._obsolete: list[Group] = []
-        self._newest: deque[Entry] = deque()
         self._failures: dict[AttemptId, Entry] = {}
         self._delivering: dict[str, dict[AttemptId, Entry]] = {}
         self._bytes = 0
         self._wake = Wake()
+        self._writing = asyncio.Lock()
         self.deliverable = asyncio.Event()
         """Set when an entry is to be delivered; the result sender clears it."""
-        self.written = asyncio.Event()
-        """Set while nothing waits for the disk."""
-        self.written.set()
         self.trouble: str | None = None
         """Why labels cannot be stored at the moment."""
 
@@ -120,65 +130,47 @@ class Outbox:
         try:
             yield outbox
         finally:
-            await outbox._flush()
+            await outbox.flush()
 
     async def run(self) -> None:
-        """Write what comes, in groups: everything that arrives during one flush is the next one. Until cancelled."""
+        """Write what is not settled in time, and remove the files of what is settled. Until cancelled."""
         while True:
             await self._wake.wait()
-            started_at = time.monotonic()
-            flush = asyncio.ensure_future(self._flush())
-            try:
-                is_written = await asyncio.shield(flush)
-            except asyncio.CancelledError:
-                await flush  # its thread cannot be stopped half way, and two must not write at once
-                raise
-            if not is_written:
-                await asyncio.sleep(RETRY_WRITE_S)
-                self._wake.now()
-                continue
-            await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - started_at)))
+            if self._due_in_s() == 0.0 or self._obsolete or self.trouble:
+                # In full also if this is cancelled: its thread cannot be stopped half way.
+                is_written = await asyncio.shield(self._flush(is_due=self._due_in_s() == 0.0))
+                if not is_written:
+                    await asyncio.sleep(RETRY_WRITE_S)
+                    self._wake.now()
+            if self._unwritten:
+                self._wake.within(self._due_in_s())
+
+    async def flush(self) -> None:
+        """Write all that is not settled now."""
+        await self._flush(is_due=True)
 
     # --- filled by the supervisor ---
 
-    def add(self, assignment: Assignment, outcome: Outcome, *, is_urgent: bool = True) -> None:
-        """Keep an outcome until it is settled. Labels are told of once they are durable, a failure at once.
-
-        is_urgent: False if the board has enough to do: then its labels may wait a moment for the next ones.
-        """
+    def add(self, assignment: Assignment, outcome: Outcome) -> None:
+        """Keep an outcome until it is settled, and tell of it at once."""
+        entry = Entry(assignment=assignment, stage=Stage.WAITING_ACK)
+        self._entries[entry.attempt_id] = entry
         if isinstance(outcome, Failure):
-            entry = Entry(assignment=assignment, stage=Stage.WAITING_ACK, failure=outcome)
-            self._entries[entry.attempt_id] = self._failures[entry.attempt_id] = entry
+            entry.failure = outcome
+            self._failures[entry.attempt_id] = entry
             if len(self._failures) > MAX_FAILURES:
                 self._remove(next(iter(self._failures.values())))
-            self._on_due(entry)
-            return
-        stored = StoredOutcome(
-            ledger_id=assignment.ledger_id,
-            task_id=assignment.task_id,
-            attempt_id=assignment.attempt_id,
-            model=assignment.model,
-            file_name=assignment.file_name,
-            receiver_url=assignment.receiver_url,
-            created_at_ms=time.time_ns() // 1_000_000,
-            result=outcome,
-        )
-        entry = Entry(assignment=assignment, stage=Stage.UNWRITTEN, result=outcome, line=STORED_OUTCOME.dump(stored))
-        self._newest.append(entry)
-        if len(self._newest) > RESULTS_KEPT:
-            self._newest.popleft().result = None
-        self._entries[entry.attempt_id] = entry
-        self._unwritten.append(entry)
-        self.written.clear()
-        if is_urgent:
-            self._wake.now()
         else:
-            self._wake.within(UNHURRIED_S)
+            entry.result = outcome
+            entry.added_at, entry.created_at_ms = time.monotonic(), time.time_ns() // 1_000_000
+            if not self._unwritten:
+                self._wake.within(WRITE_AFTER_S)
+            self._unwritten[entry.attempt_id] = entry
+        self._on_due(entry)
 
     def has_room_for(self, attempts: int) -> bool:
         """Whether the labels of that many attempts still fit."""
-        waiting = sum(len(entry.line) for entry in self._unwritten)
-        return self._bytes + waiting + attempts * RESERVED_PER_ATTEMPT <= self._max_bytes
+        return self._bytes + (len(self._unwritten) + attempts) * RESERVED_PER_ATTEMPT <= self._max_bytes
 
     # --- read by whoever speaks with the task manager ---
 
@@ -195,7 +187,7 @@ class Outbox:
     def judged(self, ledger_id: str, attempt_id: AttemptId, *, deliver: bool) -> None:
         """The ledger's verdict on an outcome. Said twice, or about an unknown attempt: nothing happens."""
         entry = self._entries.get(attempt_id)
-        if entry is None or entry.assignment.ledger_id != ledger_id or entry.stage is Stage.UNWRITTEN:
+        if entry is None or entry.assignment.ledger_id != ledger_id:
             return
         url = entry.assignment.receiver_url
         if not deliver or url is None or entry.failure is not None:
@@ -208,7 +200,7 @@ class Outbox:
     def delivery_known(self, ledger_id: str, attempt_id: AttemptId) -> None:
         """The task manager has noted the delivery: the entry has done its duty."""
         entry = self._entries.get(attempt_id)
-        if entry is not None and entry.assignment.ledger_id == ledger_id and entry.stage is not Stage.UNWRITTEN:
+        if entry is not None and entry.assignment.ledger_id == ledger_id:
             self._remove(entry)
 
     # --- read by the result sender ---
@@ -247,14 +239,18 @@ class Outbox:
     def _remove(self, entry: Entry) -> None:
         del self._entries[entry.attempt_id]
         self._failures.pop(entry.attempt_id, None)
+        self._unwritten.pop(entry.attempt_id, None)
         self._stop_delivering(entry)
-        group = entry.group
-        if group is not None:
-            group.live -= 1
-            if group.live == 0:
-                self._bytes -= group.size_bytes
-                self._obsolete.append(group)
-                self._wake.within(REMOVE_AFTER_S)
+        if entry.group is not None:
+            self._leave(entry.group)
+
+    def _leave(self, group: Group) -> None:
+        """An entry of it is settled."""
+        group.live -= 1
+        if group.live == 0:
+            self._bytes -= group.size_bytes
+            self._obsolete.append(group)
+            self._wake.within(REMOVE_AFTER_S)
 
     def _adopt(self, group: Group, lines: list[bytes]) -> None:
         self._bytes += group.size_bytes
@@ -272,24 +268,36 @@ class Outbox:
                 assignment=assignment, stage=Stage.WAITING_ACK, line=line, group=group
             )
 
-    async def _flush(self) -> bool:
-        """One group to the disk, settled groups off it. Returns whether the disk took it."""
-        batch, self._unwritten = self._unwritten, []
-        obsolete, self._obsolete = self._obsolete, []
-        try:
-            group = await asyncio.to_thread(self._files.write, [entry.line for entry in batch], obsolete)
-        except OSError as error:
-            self._unwritten = batch + self._unwritten
-            self._obsolete = obsolete + self._obsolete
-            self.trouble = f"labels cannot be stored on this board: {error.strerror}; free space or replace the disk"
-            log.error("outbox.write_failed", extra={"entries": len(batch), "reason": str(error)})
-            return False
-        self.trouble = None
-        if group is not None:
-            self._bytes += group.size_bytes
-            for entry in batch:
-                entry.group, entry.stage = group, Stage.WAITING_ACK
-                self._on_due(entry)
-        if not self._unwritten:
-            self.written.set()
-        return True
+    def _due_in_s(self) -> float:
+        """When something has to be written; infinity if nothing has."""
+        oldest = next(iter(self._unwritten.values()), None)
+        return math.inf if oldest is None else max(0.0, oldest.added_at + WRITE_AFTER_S - time.monotonic())
+
+    async def _flush(self, *, is_due: bool) -> bool:
+        """Settled groups off the disk, and if it is due one group with all that is not settled onto it.
+
+        Returns: whether the disk took it.
+        """
+        async with self._writing:
+            batch = list(self._unwritten.values()) if is_due else []
+            obsolete, self._obsolete = self._obsolete, []
+            lines = [entry.stored() for entry in batch]
+            try:
+                group = await asyncio.to_thread(self._files.write, lines, obsolete)
+            except OSError as error:
+                self._obsolete = obsolete + self._obsolete
+                self.trouble = (
+                    f"labels cannot be stored on this board: {error.strerror}; free space or replace the disk"
+                )
+                log.error("outbox.write_failed", extra={"entries": len(batch), "reason": str(error)})
+                return False
+            self.trouble = None
+            if group is not None:
+                log.debug("outbox.written", extra={"entries": len(batch), "bytes": group.size_bytes})
+                self._bytes += group.size_bytes
+                for entry, line in zip(batch, lines, strict=True):
+                    self._unwritten.pop(entry.attempt_id, None)
+                    entry.line, entry.group, entry.result = line, group, None
+                    if self._entries.get(entry.attempt_id) is not entry:  # settled meanwhile
+                        self._leave(group)
+            return True

@@ -14,7 +14,6 @@ from agents.epochs import Epochs
 from agents.identity import Identity
 from agents.inventory import pages
 from agents.link import LinkMeter, LinkShaper
-from agents.outbox import Stage
 from agents.work import Assignment
 from agents.work_stream import StreamEnded, WorkStream
 from edgesched.v1 import agent_pb2 as pb
@@ -141,7 +140,7 @@ class AgentServicer(agent_pb2_grpc.AgentServicer):
             device_id=self._identity.device_id,
             boot_id=self._identity.boot_id,
             held=[_held(assignment) for assignment in self._desk.held(ledger_id)],
-            outbox=[_held(entry.assignment) for entry in ours if entry.stage is not Stage.UNWRITTEN],
+            outbox=[_held(entry.assignment) for entry in ours],
             foreign_outbox_count=foreign,
             highest_epoch=self._epochs.highest(ledger_id),
         )

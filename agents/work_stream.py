@@ -32,6 +32,10 @@ NEWS_PER_MESSAGE = 64
 UNHURRIED_S = 0.02
 """What nobody waits for leaves within this time, with whatever else does."""
 
+BUSY_S = 0.015
+"""Labels of a busy board wait so long for those of the next pictures. Nobody idles meanwhile, and what a message costs
+the board, the task manager and the receiver hardly depends on how many it tells of."""
+
 MAX_PROBE_BYTES = 64 * 1024
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -61,16 +65,16 @@ class Outgoing:
         self._wake = Wake()
         self._all_sent = asyncio.Event()
 
-    def say(self, message: pb.FromAgent, *, is_urgent: bool = True) -> None:
+    def say(self, message: pb.FromAgent, *, within_s: float = 0.0) -> None:
         """Raises: StreamEnded if too many wait."""
         if len(self._control) >= MAX_CONTROL_MESSAGES:
             raise StreamEnded(grpc.StatusCode.RESOURCE_EXHAUSTED, "the agent's answers are not read: connect again")
         self._control.append((self._leaves_at(), message))
-        self._wake_writer(is_urgent)
+        self._wake_writer(within_s)
 
-    def due(self, attempt_id: AttemptId, *, is_urgent: bool = True) -> None:
+    def due(self, attempt_id: AttemptId, *, within_s: float) -> None:
         self._due.setdefault(attempt_id, self._leaves_at())
-        self._wake_writer(is_urgent)
+        self._wake_writer(within_s)
 
     async def all_sent(self) -> None:
         self._wake.now()
@@ -101,12 +105,12 @@ class Outgoing:
             self._wake.now()
         return ready
 
-    def _wake_writer(self, is_urgent: bool) -> None:
+    def _wake_writer(self, within_s: float) -> None:
         self._all_sent.clear()
-        if is_urgent:
-            self._wake.now()
+        if within_s:
+            self._wake.within(within_s)
         else:
-            self._wake.within(UNHURRIED_S)
+            self._wake.now()
 
     def _leaves_at(self) -> float:
         return asyncio.get_running_loop().time() + self._delay_s if self._delay_s else 0.0
@@ -149,7 +153,8 @@ class WorkStream:
 
     def due(self, entry: Entry) -> None:
         """It has news. That its labels were delivered is nothing that anybody waits for."""
-        self._outgoing.due(entry.attempt_id, is_urgent=entry.stage is not Stage.REPORTING)
+        within_s = UNHURRIED_S if entry.stage is Stage.REPORTING else BUSY_S if self._desk.is_busy else 0.0
+        self._outgoing.due(entry.attempt_id, within_s=within_s)
 
     async def all_sent(self) -> None:
         """Wait until nothing waits to be sent."""
@@ -314,7 +319,7 @@ class WorkStream:
         transfer_ms = arriving.transfer_ms
         if transfer_ms is not None:
             self._meter.transferred(arriving.size_bytes, transfer_ms)
-        self._outgoing.say(pb.FromAgent(accepted=pb.Accepted(attempt_id=attempt_id)), is_urgent=False)
+        self._outgoing.say(pb.FromAgent(accepted=pb.Accepted(attempt_id=attempt_id)), within_s=UNHURRIED_S)
         self._desk.submit(
             Job(
                 assignment=arriving.assignment,

@@ -38,6 +38,13 @@ class AgentProcess:
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children()
 
+    async def said(self, event: str) -> None:
+        """Wait until it logs this."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(READY_WITHIN_S):
+            while event not in (await self.process.stderr.readline()).decode():
+                pass
+
     async def ended(self) -> tuple[int, str]:
         """The exit code, and what was written to stderr."""
         async with asyncio.timeout(READY_WITHIN_S):
@@ -108,11 +115,11 @@ async def test_echo_end_to_end_a_clean_stop_and_a_restart_with_labels_on_the_dis
                 assert {(await master.next("delivery_report")).delivered for _ in range(2)} == {True}
 
 
-async def test_no_worker_outlives_a_killed_daemon_and_what_it_had_told_is_kept(tmp_path: Path) -> None:
+async def test_no_worker_outlives_a_killed_daemon_and_labels_that_had_to_wait_are_kept(tmp_path: Path) -> None:
     gateway = FakeGateway()
     write_echo_model(tmp_path)
     async with listening(gateway.app()) as gateway_url:
-        async with started(tmp_path, gateway_url, "--workers", "2") as agent:
+        async with started(tmp_path, gateway_url, "--workers", "2", "--log-level", "debug") as agent:
             await agent.ready()
             workers = agent.workers()
             assert len(workers) == 2
@@ -121,6 +128,7 @@ async def test_no_worker_outlives_a_killed_daemon_and_what_it_had_told_is_kept(t
                 await master.dispatch("a1", model="nothing")
                 await master.next("accepted")
                 await master.next("outcome")
+                await agent.said("outbox.written")
                 agent.process.kill()
             await agent.ended()
             assert not psutil.wait_procs(workers, timeout=READY_WITHIN_S)[1]

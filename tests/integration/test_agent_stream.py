@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import grpc
@@ -13,7 +14,7 @@ from edgesched import wire
 from edgesched.domain.device import BoardType, DeviceProfile
 from edgesched.v1 import agent_pb2 as pb
 from edgesched.v1 import types_pb2 as types
-from tests.support.agent_parts import DEVICE_ID, attempts, fake_plan, running_agent
+from tests.support.agent_parts import DEVICE_ID, WITHIN_S, attempts, fake_plan, logged, running_agent
 
 MIB = 1024 * 1024
 
@@ -35,12 +36,15 @@ async def test_a_picture_is_accepted_labelled_and_forgotten_once_it_is_discarded
         assert agent.outbox.count == 0
 
 
-async def test_labels_are_on_the_disk_before_they_are_told(tmp_path: Path) -> None:
-    async with running_agent(tmp_path) as agent, agent.connected() as master:
-        await master.next("hello")
-        await master.dispatch("a1")
-        await master.next("accepted")
-        await master.next("outcome")
+async def test_labels_are_written_soon_once_the_task_manager_is_away(tmp_path: Path) -> None:
+    async with running_agent(tmp_path) as agent:
+        with logged("outbox.written") as written:
+            async with agent.connected() as master:
+                await master.next("hello")
+                await master.dispatch("a1")
+                await master.next("accepted")
+                await master.next("outcome")
+            await asyncio.wait_for(written.wait(), WITHIN_S)
         (stored,) = (tmp_path / "outbox").glob("*.jsonl")
         assert b'"a1"' in stored.read_bytes()
 
@@ -291,7 +295,6 @@ async def test_a_full_outbox_refuses_new_work_and_drops_nothing(tmp_path: Path) 
         assert "outbox" in refused.failure.message
         await master.judge("a1", deliver=False)
         await master.fence()
-        await agent.outbox.written.wait()
         await master.dispatch("a2")
         await master.next("accepted")
 

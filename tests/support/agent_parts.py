@@ -141,7 +141,7 @@ def logged(event: str) -> Iterator[asyncio.Event]:
     handler, logger = Handler(), logging.getLogger("agents")
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     try:
         yield seen
     finally:

@@ -1,15 +1,17 @@
-"""The outbox: labels are durable before they are told, and gone only when they are settled."""
+"""The outbox: labels are told at once, durable if they have to wait, and gone only when they are settled."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from agents.outbox import MAX_FAILURES, Entry, Outbox, Stage
+from agents.durable import write_atomically
+from agents.outbox import MAX_FAILURES, RESERVED_PER_ATTEMPT, Entry, Outbox, Stage
 from agents.work import Assignment
 from edgesched.domain.detection import Detection
 from edgesched.domain.task import AttemptId, Failure, FailureKind, Result, TaskId, Timings
@@ -54,8 +56,7 @@ class Life:
         """One group of labels, which is durable on return."""
         for attempt in attempts:
             self.outbox.add(assignment(attempt, url=url, ledger=ledger), LABELS)
-        async with asyncio.timeout(WITHIN_S):
-            await self.outbox.written.wait()
+        await self.outbox.flush()
 
     async def settled_on_disk(self) -> None:
         """Wait for a later group: what was removed before it is off the disk then."""
@@ -91,14 +92,64 @@ def files(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-async def test_labels_are_told_once_they_are_on_the_disk(tmp_path: Path) -> None:
+async def test_labels_are_told_at_once_and_written_when_they_have_to_wait(tmp_path: Path) -> None:
+    async with living(tmp_path) as life:
+        with logged("outbox.written") as written:
+            life.outbox.add(assignment("a1"), LABELS)
+            assert life.told == [("a1", Stage.WAITING_ACK)]
+            assert files(tmp_path) == []
+            await asyncio.wait_for(written.wait(), WITHIN_S)
+        async with living(tmp_path) as second:  # as if the first one had been killed now
+            assert second.get("a1").outcome() == LABELS
+
+
+async def test_a_board_that_dies_before_it_has_written_tells_of_nothing_so_the_task_is_done_again(
+    tmp_path: Path,
+) -> None:
+    async with Outbox.opened(tmp_path, max_bytes=MIB, on_due=lambda _: None) as outbox:  # nobody runs it
+        outbox.add(assignment("a1"), LABELS)
+        async with living(tmp_path) as second:
+            assert second.outbox.count == 0
+            assert second.told == []
+
+
+async def test_what_the_ledger_settles_in_time_is_never_written(tmp_path: Path) -> None:
+    async with living(tmp_path) as life:
+        with logged("outbox.written") as written:
+            life.outbox.add(assignment("late"), LABELS)
+            for number in range(100):
+                life.outbox.add(assignment(f"a{number}"), LABELS)
+                life.judge(f"a{number}", deliver=False)
+            life.outbox.add(assignment("newest"), LABELS)
+            await asyncio.wait_for(written.wait(), WITHIN_S)
+        assert len(files(tmp_path)) == 1
+        async with living(tmp_path) as second:
+            assert [entry.attempt_id for entry in second.outbox.entries()] == ["late", "newest"]
+
+
+async def test_labels_that_are_settled_while_they_are_written_leave_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slowly(path: Path, data: bytes) -> None:
+        begun.set()
+        may_end.wait(WITHIN_S)
+        write_atomically(path, data)
+
+    monkeypatch.setattr("agents.outbox_files.write_atomically", slowly)
     async with living(tmp_path) as life:
         life.outbox.add(assignment("a1"), LABELS)
-        assert life.told == []
-        assert life.get("a1").stage is Stage.UNWRITTEN
-        await life.outbox.written.wait()
-        assert life.told == [("a1", Stage.WAITING_ACK)]
+        flush = asyncio.create_task(life.outbox.flush())
+        await asyncio.to_thread(begun.wait, WITHIN_S)
+        life.judge("a1", deliver=False)
+        may_end.set()
+        await flush
+        assert life.outbox.count == 0
         assert len(files(tmp_path)) == 1
+        assert life.outbox.has_room_for(MIB // RESERVED_PER_ATTEMPT)
+        await life.settled_on_disk()
+        assert len(files(tmp_path)) == 1  # the fence's
 
 
 async def test_labels_come_back_exactly_after_a_crash(tmp_path: Path) -> None:
@@ -207,14 +258,6 @@ async def test_only_its_own_ledger_may_judge_an_outcome(tmp_path: Path) -> None:
         assert life.outbox.count == 1
 
 
-async def test_nothing_can_be_judged_before_it_is_durable(tmp_path: Path) -> None:
-    async with Outbox.opened(tmp_path, max_bytes=MIB, on_due=lambda _: None) as outbox:
-        outbox.add(assignment("a1"), LABELS)
-        outbox.judged(LEDGER, AttemptId("a1"), deliver=False)
-        outbox.delivery_known(LEDGER, AttemptId("a1"))
-        assert outbox.count == 1
-
-
 async def test_a_failure_is_told_at_once_and_needs_no_disk(tmp_path: Path) -> None:
     async with living(tmp_path) as life:
         life.outbox.add(assignment("a1"), CRASH)
@@ -238,10 +281,14 @@ async def test_room_counts_what_lies_on_the_disk_and_comes_back(tmp_path: Path) 
     async with living(tmp_path, max_bytes=70_000) as life:
         assert life.outbox.has_room_for(1)
         assert not life.outbox.has_room_for(2)
+        life.outbox.add(assignment("settled"), LABELS)
+        assert not life.outbox.has_room_for(1)
+        life.judge("settled", deliver=False)
+        assert life.outbox.has_room_for(1)
         for i in range(20):
             life.outbox.add(assignment(f"a{i}"), LABELS)
         assert not life.outbox.has_room_for(1)
-        await life.outbox.written.wait()
+        await life.outbox.flush()
         assert not life.outbox.has_room_for(1)
         async with living(tmp_path, max_bytes=70_000) as second:
             assert not second.outbox.has_room_for(1)
@@ -271,17 +318,26 @@ async def test_a_disk_that_refuses_is_told_of_and_tried_again(tmp_path: Path) ->
     directory = tmp_path / "outbox"
     async with living(directory) as life:
         directory.rmdir()  # root may write where it has no permission, so the directory itself has to go
-        with logged("outbox.write_failed") as refused:
+        with logged("outbox.write_failed") as refused, logged("outbox.written") as written:
             life.outbox.add(assignment("a1"), LABELS)
             await asyncio.wait_for(refused.wait(), WITHIN_S)
-        assert life.outbox.trouble is not None
-        assert life.told == []
-        assert life.get("a1").stage is Stage.UNWRITTEN
-        directory.mkdir()
-        async with asyncio.timeout(WITHIN_S):
-            await life.outbox.written.wait()
+            assert life.outbox.trouble is not None
+            directory.mkdir()
+            await asyncio.wait_for(written.wait(), WITHIN_S)
         assert life.outbox.trouble is None
-        assert life.told == [("a1", Stage.WAITING_ACK)]
+        assert len(files(directory)) == 1
+
+
+async def test_a_disk_that_refuses_is_no_trouble_any_more_once_all_is_settled(tmp_path: Path) -> None:
+    directory = tmp_path / "outbox"
+    async with living(directory) as life:
+        directory.rmdir()
+        life.outbox.add(assignment("a1"), LABELS)
+        await life.outbox.flush()
+        assert life.outbox.trouble is not None
+        life.judge("a1", deliver=False)
+        await life.outbox.flush()
+        assert life.outbox.trouble is None
 
 
 async def test_a_directory_that_cannot_be_used_is_a_startup_error(tmp_path: Path) -> None:
