@@ -57,9 +57,9 @@ class Desk:
         self._is_closed = False
 
     @property
-    def is_busy(self) -> bool:
-        """Whether nobody idles while an outcome waits a moment for the next ones."""
-        return self._supervisor.is_busy
+    def has_work(self) -> bool:
+        """Whether another outcome is to be expected."""
+        return self._supervisor.held_count > 0
 
     @property
     def unhealthy_reason(self) -> str | None:

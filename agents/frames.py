@@ -8,11 +8,12 @@ here before anything else sees it.
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field
 
 from edgesched.domain.detection import Detection
 from edgesched.domain.task import Failure, FailureKind, Result, Timings
@@ -27,11 +28,15 @@ MAX_BODY_BYTES = 256 << 20
 MAX_MESSAGE_CHARS = 2_000
 LARGEST_INT32 = 2**31 - 1
 
+Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PixelCount = Annotated[int, Field(gt=0, le=LARGEST_INT32)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loading:
     """It begins to load this model: if it dies now, the model is to blame."""
 
+    type: Literal["loading"] = "loading"
     model: str
 
 
@@ -39,6 +44,7 @@ class Loading:
 class Ready:
     """These models are loaded and warm; each of the others has its reason."""
 
+    type: Literal["ready"] = "ready"
     pid: int
     python: str
     versions: dict[str, str]
@@ -50,11 +56,13 @@ class Ready:
 class Unavailable:
     """No model can run here; the worker ends."""
 
+    type: Literal["unavailable"] = "unavailable"
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
+    type: Literal["started"] = "started"
     attempt_id: str
 
 
@@ -62,30 +70,25 @@ class Started:
 class Dropped:
     """The attempt was asked back and had not been begun. One that had been goes on as if nobody had asked."""
 
+    type: Literal["dropped"] = "dropped"
     attempt_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
+    type: Literal["done"] = "done"
     attempt_id: str
     detections: tuple[Detection, ...]
-    width: int | None
-    height: int | None
-    decode_ms: float | None
-    preprocess_ms: float | None
-    infer_ms: float | None
-    postprocess_ms: float | None
-    service_ms: float | None
-    overrun_ms: float = 0.0
+    width: PixelCount | None
+    height: PixelCount | None
+    decode_ms: Duration | None
+    preprocess_ms: Duration | None
+    infer_ms: Duration | None
+    postprocess_ms: Duration | None
+    service_ms: Duration | None
+    overrun_ms: Duration = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "service_ms", "overrun_ms"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise InvalidInput(f"{name} must be a duration, got {value}")
-        for size in (self.width, self.height):
-            if size is not None and not 0 < size <= LARGEST_INT32:
-                raise InvalidInput(f"a picture cannot have {size} pixels on one side")
         for detection in self.detections:
             if detection.class_id > LARGEST_INT32:
                 raise InvalidInput(f"class_id {detection.class_id} is too large")
@@ -110,6 +113,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
+    type: Literal["failed"] = "failed"
     attempt_id: str
     kind: Literal["invalid_input", "worker_error"]
     message: str
@@ -122,9 +126,12 @@ class Failed:
 class Pulse:
     """The worker's heartbeat: its process lives, whatever its main thread does."""
 
+    type: Literal["heartbeat"] = "heartbeat"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
+    type: Literal["log"] = "log"
     level: str
     event: str
     fields: dict[str, Any]
@@ -132,17 +139,7 @@ class LogLine:
 
 WorkerMessage = Loading | Ready | Unavailable | Started | Dropped | Done | Failed | Pulse | LogLine
 
-_MESSAGES: Mapping[str, Wire[WorkerMessage]] = {
-    "loading": Wire(Loading),
-    "ready": Wire(Ready),
-    "unavailable": Wire(Unavailable),
-    "started": Wire(Started),
-    "dropped": Wire(Dropped),
-    "done": Wire(Done),
-    "failed": Wire(Failed),
-    "heartbeat": Wire(Pulse),
-    "log": Wire(LogLine),
-}
+_MESSAGE: Wire[WorkerMessage] = Wire(Annotated[WorkerMessage, Discriminator("type")])
 
 
 def frame_start(header: Mapping[str, Any], body_size: int) -> bytes:
@@ -182,9 +179,4 @@ class FrameReader:
 
 def parse(header: bytes) -> WorkerMessage:
     """Raises: InvalidInput naming what is wrong with it."""
-    try:
-        kind = json.loads(header)["type"]
-        reader = _MESSAGES[kind]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidInput(f"a header without a known type: {header[:80]!r}") from error
-    return reader.parse(header)
+    return _MESSAGE.parse(header)

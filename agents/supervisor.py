@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from agents.work import Assignment, Job, Outcome
-from agents.worker_hand import TASKS_PER_WORKER
 from agents.worker_logs import WorkerLogs
 from agents.worker_orders import STOPPED_BY_OPERATOR, Action, SlotState
 from agents.worker_plan import WorkerPlan
@@ -121,11 +120,6 @@ class Supervisor:
     def held_bytes(self) -> int:
         return sum(job.size_bytes for job in self._jobs.values())
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether every worker has its next picture already, and the ones after that are here too."""
-        return len(self._jobs) > TASKS_PER_WORKER * len(self._slots)
-
     def held(self) -> Iterator[Assignment]:
         """Attempts that are queued or running."""
         return (job.assignment for job in self._jobs.values())
@@ -176,6 +170,9 @@ class Supervisor:
     def came_back(self, jobs: Sequence[Job]) -> None:
         self._queue.extendleft(job for job in reversed(jobs) if job.attempt_id in self._jobs)
 
+    def moved(self) -> None:
+        self._hand_out()
+
     def changed(self) -> None:
         if all(slot.state is not SlotState.STARTING for slot in self._slots):
             self.settled.set()
@@ -223,6 +220,8 @@ class Supervisor:
 
     def _ask_back_for_idle(self) -> None:
         idle = [slot for slot in self._slots if slot.is_idle]
+        if not idle:
+            return
         hands = [slot.hand for slot in self._slots]
         wanted = len(idle) - sum(hand.is_asked for hand in hands)
         for hand in sorted(hands, key=lambda hand: hand.begun_at):

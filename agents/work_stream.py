@@ -32,9 +32,9 @@ NEWS_PER_MESSAGE = 64
 UNHURRIED_S = 0.02
 """What nobody waits for leaves within this time, with whatever else does."""
 
-BUSY_S = 0.015
-"""Labels of a busy board wait so long for those of the next pictures. Nobody idles meanwhile, and what a message costs
-the board, the task manager and the receiver hardly depends on how many it tells of."""
+REST_S = 0.01
+"""While more pictures are in hand, so much time lies between two messages of outcomes: what one costs the board, the
+task manager and the receiver hardly depends on how much is in it. Alone, or after a quiet time, one leaves at once."""
 
 MAX_PROBE_BYTES = 64 * 1024
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -63,6 +63,7 @@ class Outgoing:
         self._control: deque[tuple[float, pb.FromAgent]] = deque()
         self._due: dict[AttemptId, float] = {}
         self._wake = Wake()
+        self._left_at = 0.0  # the last message
         self._all_sent = asyncio.Event()
 
     def say(self, message: pb.FromAgent, *, within_s: float = 0.0) -> None:
@@ -75,6 +76,11 @@ class Outgoing:
     def due(self, attempt_id: AttemptId, *, within_s: float) -> None:
         self._due.setdefault(attempt_id, self._leaves_at())
         self._wake_writer(within_s)
+
+    @property
+    def rest_s(self) -> float:
+        """How long to wait for more, if more is to come."""
+        return max(0.0, self._left_at + REST_S - asyncio.get_running_loop().time())
 
     async def all_sent(self) -> None:
         self._wake.now()
@@ -103,6 +109,7 @@ class Outgoing:
             ready.append(attempt_id)
         if self._control or self._due:
             self._wake.now()
+        self._left_at = now
         return ready
 
     def _wake_writer(self, within_s: float) -> None:
@@ -153,7 +160,12 @@ class WorkStream:
 
     def due(self, entry: Entry) -> None:
         """It has news. That its labels were delivered is nothing that anybody waits for."""
-        within_s = UNHURRIED_S if entry.stage is Stage.REPORTING else BUSY_S if self._desk.is_busy else 0.0
+        if entry.stage is Stage.REPORTING:
+            within_s = UNHURRIED_S
+        elif self._desk.has_work:
+            within_s = self._outgoing.rest_s
+        else:
+            within_s = 0.0
         self._outgoing.due(entry.attempt_id, within_s=within_s)
 
     async def all_sent(self) -> None:

@@ -62,8 +62,12 @@ class SlotOwner(Protocol):
         """The worker ended before it began these, or gave them back."""
         ...
 
+    def moved(self) -> None:
+        """A job was begun, or there is room for one."""
+        ...
+
     def changed(self) -> None:
-        """There is room for work, or the slot's state is another one."""
+        """The slot's state is another one, beyond that."""
         ...
 
     def recorded(self) -> None:

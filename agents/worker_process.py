@@ -16,6 +16,7 @@ from typing import Any
 from agents.frames import FrameReader, WorkerMessage, frame_start
 
 RECEIVE_BYTES = 64 * 1024
+MAX_PARTS = 64  # of one system call; any system takes so many
 MAX_LINE_CHARS = 1_000
 OUTPUT_WAIT_S = 1.0
 
@@ -93,26 +94,46 @@ class WorkerProcess:
 
     async def send(self, header: Mapping[str, Any], body: Sequence[bytes] = ()) -> None:
         """Send one frame. Raises: OSError if the worker is gone."""
+        start = frame_start(header, sum(map(len, body)))
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            sent = self._socket.sendmsg([start, *body[:MAX_PARTS]])  # as a rule all of it
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._socket, frame_start(header, sum(map(len, body))))
-        for part in body:
-            await loop.sock_sendall(self._socket, part)
+        for part in (start, *body):
+            if sent < len(part):
+                await loop.sock_sendall(self._socket, memoryview(part)[sent:])
+            sent = max(0, sent - len(part))
 
-    async def messages(self) -> AsyncIterator[WorkerMessage]:
-        """What it says, until it closes its end.
+    async def listen(self, on_message: Callable[[WorkerMessage], None]) -> None:
+        """Hand on what it says, until it closes its end.
 
-        Raises: InvalidInput for a frame that breaks the protocol.
+        Raises: InvalidInput for a frame that breaks the protocol; what on_message raises.
         """
         loop = asyncio.get_running_loop()
-        while True:
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def read() -> None:
+            if ended.done():
+                return
             try:
-                data = await loop.sock_recv(self._socket, RECEIVE_BYTES)
+                data = self._socket.recv(RECEIVE_BYTES)
+                for message in self._frames.feed(data):
+                    on_message(message)
+            except BlockingIOError:
+                return
             except ConnectionResetError:  # it died with frames of ours unread
+                data = b""
+            except Exception as error:  # noqa: BLE001 - whoever listens gets it
+                ended.set_exception(error)
                 return
             if not data:
-                return
-            for message in self._frames.feed(data):
-                yield message
+                ended.set_result(None)
+
+        loop.add_reader(self._socket, read)  # kept: uvloop's sock_recv asks the kernel for each message anew
+        try:
+            await ended
+        finally:
+            loop.remove_reader(self._socket)
 
     def terminate(self) -> None:
         """Ask it to end without waiting for anything; for one that has not begun to work."""

@@ -245,8 +245,7 @@ class WorkerSlot:
         try:
             async with asyncio.timeout(None) as self._listening:
                 self._hang_up_if_done()
-                async for message in worker.messages():
-                    self._on_message(message)
+                await worker.listen(self._on_message)
         except InvalidInput as error:
             log.error("worker.frame_refused", extra={"worker": self.name, "reason": str(error)})
             self.kill(FailureKind.WORKER_CRASHED, f"the worker broke the protocol: {error}")
@@ -307,10 +306,11 @@ class WorkerSlot:
             case Started():
                 self.hand.begin(message.attempt_id)
                 self._state = SlotState.BUSY
-                self._owner.changed()
+                self._owner.moved()
             case Dropped():
                 self._owner.came_back([self.hand.drop(message.attempt_id)])
-                self._freed()
+                self._owner.changed()  # it may be that nobody can do the job any more
+                self._hang_up_if_done()
             case Done():
                 job, begun_at = self.hand.end(message.attempt_id, is_usual=True)
                 queued_ms = (begun_at - job.arrived_at) * 1000.0
@@ -343,7 +343,7 @@ class WorkerSlot:
         self._recovery.worked()
 
     def _freed(self) -> None:
-        self._owner.changed()
+        self._owner.moved()
         self._hang_up_if_done()
 
     # --- its end ---

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.doctor.findings import Finding, ok, problem, warning
-from agents.frames import Ready, Unavailable
+from agents.frames import Ready, Unavailable, WorkerMessage
 from agents.models import brought_backends, worker_specs
 from agents.worker_archive import pack_worker
 from agents.worker_plan import WorkerPlan
@@ -74,6 +74,22 @@ async def look_at_models(settings: AgentSettings, models: Models, python: str, p
     return [*models.left_out(), *_verdicts(models.specs, said)]
 
 
+class _Said(Exception):
+    """The worker has tried every model."""
+
+    def __init__(self, word: Ready | str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+def _hear(message: WorkerMessage) -> None:
+    """Raises: _Said."""
+    if isinstance(message, Ready):
+        raise _Said(message)
+    if isinstance(message, Unavailable):
+        raise _Said(message.reason)
+
+
 async def _first_word(plan: WorkerPlan) -> Ready | str:
     """What a worker says once it has tried every model; else why it says nothing."""
     try:
@@ -82,11 +98,9 @@ async def _first_word(plan: WorkerPlan) -> Ready | str:
                 async with asyncio.timeout(plan.pace.start_timeout_s):
                     with contextlib.suppress(OSError):  # it is dying; its end says how
                         await worker.send(plan.configure(0))
-                    async for message in worker.messages():
-                        if isinstance(message, Ready):
-                            return message
-                        if isinstance(message, Unavailable):
-                            return message.reason
+                    await worker.listen(_hear)
+            except _Said as said:
+                return said.word
             except TimeoutError:
                 worker.kill()
                 return f"the models were not loaded within {plan.pace.start_timeout_s:.0f} s"

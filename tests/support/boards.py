@@ -40,13 +40,21 @@ def job(attempt: str, text: str = "label", *, remaining_s: float = 60.0, model: 
     )
 
 
+class _Telling(Supervisor):
+    """Also tells of jobs that were begun or ended."""
+
+    def moved(self) -> None:
+        super().moved()
+        self._on_change()
+
+
 class Board:
     """A supervisor, and what it told."""
 
     def __init__(self, plan: WorkerPlan, count: int, workspace: Path) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self._changed = asyncio.Event()
-        self.supervisor = Supervisor(
+        self.supervisor = _Telling(
             plan,
             names=[f"board-{i}" for i in range(count)],
             states=WorkerStates.read(workspace / "workers.json"),
