@@ -142,9 +142,12 @@ WorkerMessage = Loading | Ready | Unavailable | Started | Dropped | Done | Faile
 _MESSAGE: Wire[WorkerMessage] = Wire(Annotated[WorkerMessage, Discriminator("type")])
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each frame
+
+
 def frame_start(header: Mapping[str, Any], body_size: int) -> bytes:
     """Prefix and header of a frame; `body_size` bytes of body have to follow."""
-    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded = _ENCODER.encode(header).encode()
     return PREFIX.pack(len(encoded), body_size) + encoded
 
 
@@ -152,29 +155,24 @@ class FrameReader:
     """Bytes as they come from a worker -> messages."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = b""  # of a frame that is not whole
 
     def feed(self, data: bytes) -> Iterator[WorkerMessage]:
         """The messages that are whole now.
 
         Raises: InvalidInput for the first frame that breaks the protocol; those before it were yielded.
         """
-        self._buffer += data
-        while (header := self._next_header()) is not None:
-            yield parse(header)
-
-    def _next_header(self) -> bytes | None:
-        if len(self._buffer) < PREFIX.size:
-            return None
-        header_size, body_size = PREFIX.unpack_from(self._buffer)
-        if header_size > MAX_HEADER_BYTES or body_size:
-            raise InvalidInput(f"a frame of {header_size} header and {body_size} body bytes")
-        end = PREFIX.size + header_size
-        if len(self._buffer) < end:
-            return None
-        header = bytes(self._buffer[PREFIX.size : end])
-        del self._buffer[:end]
-        return header
+        data, at = self._rest + data, 0
+        while len(data) - at >= PREFIX.size:
+            header_size, body_size = PREFIX.unpack_from(data, at)
+            if header_size > MAX_HEADER_BYTES or body_size:
+                raise InvalidInput(f"a frame of {header_size} header and {body_size} body bytes")
+            start = at + PREFIX.size
+            if len(data) < start + header_size:
+                break
+            at = start + header_size
+            yield parse(data[start:at])
+        self._rest = data[at:]
 
 
 def parse(header: bytes) -> WorkerMessage:

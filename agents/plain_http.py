@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -55,8 +54,10 @@ class PlainHttp:
             raise NotPlain(f"{url!r} is not a plain http URL")
         try:
             if (kept := self._take(target)) is not None:
-                with suppress(ConnectionError):  # it was closed meanwhile, as connections are that were idle for long
+                try:
                     return await self._post(kept, target, body, timeout_s)
+                except ConnectionError:  # it was closed meanwhile, as connections are that were idle for long
+                    pass
             async with asyncio.timeout(timeout_s):
                 connection = await _connect(target)
             return await self._post(connection, target, body, timeout_s)

@@ -95,9 +95,10 @@ class WorkerProcess:
     async def send(self, header: Mapping[str, Any], body: Sequence[bytes] = ()) -> None:
         """Send one frame. Raises: OSError if the worker is gone."""
         start = frame_start(header, sum(map(len, body)))
-        sent = 0
-        with contextlib.suppress(BlockingIOError):
+        try:
             sent = self._socket.sendmsg([start, *body[:MAX_PARTS]])  # as a rule all of it
+        except BlockingIOError:
+            sent = 0
         loop = asyncio.get_running_loop()
         for part in (start, *body):
             if sent < len(part):

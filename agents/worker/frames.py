@@ -17,6 +17,8 @@ PREFIX = struct.Struct("<II")
 MAX_HEADER_BYTES = 1 << 20
 MAX_BODY_BYTES = 256 << 20
 
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))  # json.dumps would make one for each frame
+
 
 def read_frame(sock: socket.socket) -> Tuple[Dict[str, Any], bytearray]:
     """Wait for the next frame.
@@ -41,7 +43,7 @@ def read_frame(sock: socket.socket) -> Tuple[Dict[str, Any], bytearray]:
 def encoded(header: Mapping[str, Any], body_size: int = 0) -> bytes:
     """A frame up to its body. Raises: FrameError if it is over a bound or holds NaN or infinity."""
     try:
-        header_bytes = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
+        header_bytes = _ENCODER.encode(header).encode()
     except ValueError as error:
         raise FrameError(f"the header of a {header.get('type')!r} frame is not JSON: {error}") from error
     _check_bounds(len(header_bytes), body_size)
