@@ -219,10 +219,10 @@ class Supervisor:
         self._ask_back_for_idle()
 
     def _ask_back_for_idle(self) -> None:
-        idle = [slot for slot in self._slots if slot.is_idle]
-        if not idle:
-            return
         hands = [slot.hand for slot in self._slots]
+        if not any(len(hand.jobs) > 1 for hand in hands):  # as a rule: this is asked thrice per picture
+            return
+        idle = [slot for slot in self._slots if slot.is_idle]
         wanted = len(idle) - sum(hand.is_asked for hand in hands)
         for hand in sorted(hands, key=lambda hand: hand.begun_at):
             waiting = hand.waiting
