@@ -1,4 +1,4 @@
-"""The one way in which the daemon makes HTTP calls."""
+"""The way in which the daemon makes HTTP calls; labels go a shorter one to most receivers (plain_http.py)."""
 
 from __future__ import annotations
 

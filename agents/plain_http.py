@@ -22,6 +22,7 @@ KEPT_CONNECTIONS = 8
 KEPT_S = 15.0
 """One that was not used for so long may have died in silence; servers and routers forget them after a minute or so."""
 
+HTTP_PORT = 80
 MAX_HEAD_BYTES = 16 * 1024
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([2-5]\d\d)(?: [^\r\n]*)?")
 FRAMING = (b"content-length", b"transfer-encoding", b"connection")
@@ -215,10 +216,13 @@ def target_of(url: str) -> Target | None:
         return None
     try:
         parsed = URL(url, encoded=True)
-        host, port, authority = parsed.raw_host, parsed.port, parsed.host_port_subcomponent
+        host, port = parsed.raw_host, parsed.port
     except ValueError:
         return None
-    if not host or not port or authority is None or parsed.raw_user is not None or parsed.raw_password is not None:
+    if not host or not port or parsed.raw_user is not None or parsed.raw_password is not None:
         return None
-    head = f"POST {parsed.raw_path_qs} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: application/json\r\n"
+    named = f"[{host}]" if ":" in host else host
+    if port != HTTP_PORT:
+        named += f":{port}"
+    head = f"POST {parsed.raw_path_qs} HTTP/1.1\r\nHost: {named}\r\nContent-Type: application/json\r\n"
     return Target(host, port, f"{head}Accept: */*\r\nUser-Agent: edgesched\r\nContent-Length: ".encode("ascii"))

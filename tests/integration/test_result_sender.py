@@ -33,7 +33,7 @@ class Sending:
         for attempt_id in attempt_ids:
             self._outbox.add(assignment(attempt_id, url), LABELS)
         for _ in attempt_ids:
-            entry = await self._news.get()  # its labels are on the disk
+            entry = await self._news.get()
             self._outbox.judged("ledger", entry.attempt_id, deliver=True)
 
     async def delivered(self, count: int) -> set[str]:
@@ -79,6 +79,27 @@ class NarrowReceiver(FakeReceiver):
         if self.batches[-1] > 4:
             await asyncio.Event().wait()
         return answer
+
+
+class ChunkedReceiver(FakeReceiver):
+    """Answers in chunks, as some web frameworks do."""
+
+    async def _take(self, request: web.Request) -> web.Response:
+        answer = await super()._take(request)
+        answer.enable_chunked_encoding()
+        return answer
+
+
+async def test_a_receiver_whose_answers_are_not_plain_is_asked_by_a_whole_http_client_from_then_on(
+    tmp_path: Path,
+) -> None:
+    receiver = ChunkedReceiver()
+    async with listening(receiver.app()) as url, sending(tmp_path) as outbox:
+        for attempt in ("a1", "a2", "a3"):
+            await outbox.hand_in(url, attempt)
+            assert await outbox.delivered(1) == {attempt}
+    posts = [receiver.posts.get_nowait()[0]["task_id"] for _ in range(receiver.posts.qsize())]
+    assert posts == ["task-a1", "task-a1", "task-a2", "task-a3"]
 
 
 async def test_a_receiver_that_cannot_take_much_at_once_gets_less(tmp_path: Path) -> None:
