@@ -41,9 +41,9 @@ def queue_ahead(task: TaskToPlace, lane: Lane, strategy: Strategy) -> QueueAhead
     floor((e - f) / (step b)) + 1 tasks before it is worse than an idle one that scores e: communicating vessels.
     """
     standings = lane.standings
+    if not any(task.size_bytes <= standing.room_bytes for standing in standings):
+        return None  # what is asked most: a busy small fleet has no use for arrays
     has_room = np.array([task.size_bytes <= standing.room_bytes for standing in standings])
-    if not has_room.any():
-        return None
     if lane.columns is not None:
         scores = strategy.many(task.size_bytes, lane.columns)
     else:
