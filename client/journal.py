@@ -1,80 +1,89 @@
-"""Which task's labels lie under which name: an append-only file, one JSON line per task."""
+"""Which task's labels lie under which name, for the tasks that came last: an append-only file, one JSON line per task.
+
+It may forget, for the label files themselves say whose they are: whatever is not known here is looked for there.
+"""
 
 from __future__ import annotations
 
-import fcntl
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from json.encoder import encode_basestring
 from pathlib import Path
+from typing import NamedTuple
 
+from client.durable import write_whole
 from edgesched.domain.task import TaskId
 from edgesched.errors import StartupError
 
 FILE_NAME = ".edgesched-journal.jsonl"
+KEPT_TASKS = 50_000
+"""After a clean-up. It begins at half as many again: about 20 MB of memory, and 10 MB to read at the start."""
+
+MOST_TASKS = KEPT_TASKS * 3 // 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
+    """name: `<model>/<stem>`; the task's files are <stem>.json and <stem>.txt in the model's directory."""
+
     task_id: TaskId
-    model: str
-    stem: str  # its files are <stem>.json and <stem>.txt in the model's directory
-    digest: str  # of its labels
+    name: str
 
 
 class Journal:
-    """All entries, in memory and on disk. One process at a time; one thread at a time."""
+    """One process at a time; one thread at a time."""
 
-    def __init__(self, descriptor: int, entries: Sequence[Entry], size_bytes: int) -> None:
+    def __init__(self, path: Path, descriptor: int, entries: Sequence[Entry], size_bytes: int) -> None:
+        self._path = path
         self._descriptor = descriptor
         self._size_bytes = size_bytes  # of what is certainly durable
-        self._by_task: dict[TaskId, Entry] = {}
-        self._owner: dict[tuple[str, str], TaskId] = {}
-        self.remember(entries)
+        self._names: dict[TaskId, str] = {}  # oldest first
+        self._owners: dict[str, TaskId] = {}
+        for entry in entries:
+            self.remember(*entry)
 
     @classmethod
     @contextmanager
     def opened(cls, path: Path) -> Iterator[Journal]:
-        """Read the journal, or begin one. Holds a lock on it until it is closed.
-
-        Raises: StartupError if it is in use or damaged; OSError if it cannot be read or written.
-        """
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """Read the journal, or begin one. Raises: StartupError if it is damaged; OSError if it cannot be used."""
+        descriptor = _open(path)
+        entries, size_bytes = _read(path)
+        # Whatever follows is the torn end of a write that nobody was told of.
+        os.ftruncate(descriptor, size_bytes)
+        os.fsync(descriptor)
+        journal = cls(path, descriptor, entries, size_bytes)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StartupError(
-                    f"another receiver already writes to {path.parent}; stop it, or name another --dir"
-                ) from None
-            entries, size_bytes = _read(path)
-            # Whatever follows is the torn end of a write that nobody was told of.
-            os.ftruncate(descriptor, size_bytes)
-            os.fsync(descriptor)
-            yield cls(descriptor, entries, size_bytes)
+            yield journal
         finally:
-            os.close(descriptor)
+            os.close(journal._descriptor)
 
-    def get(self, task_id: TaskId) -> Entry | None:
-        return self._by_task.get(task_id)
+    def name_of(self, task_id: TaskId) -> str | None:
+        return self._names.get(task_id)
 
-    def owner(self, model: str, stem: str) -> TaskId | None:
-        return self._owner.get((model, stem))
+    def owner(self, name: str) -> TaskId | None:
+        return self._owners.get(name)
 
     def __len__(self) -> int:
-        return len(self._by_task)
+        return len(self._names)
 
-    def remember(self, entries: Sequence[Entry]) -> None:
-        """Know them from now on; `write` has to follow."""
-        for entry in entries:
-            self._by_task[entry.task_id] = entry
-            self._owner[entry.model, entry.stem] = entry.task_id
+    def remember(self, task_id: TaskId, name: str) -> None:
+        """Know it from now on; `write` has to follow."""
+        self._names[task_id] = name
+        self._owners[name] = task_id
+
+    def note_owner(self, name: str, task_id: TaskId) -> None:
+        """Whose it is was found on the disk, which takes longer than to look here."""
+        self._owners[name] = task_id
+
+    def forget(self, task_id: TaskId) -> None:
+        """It was remembered, and its labels were not stored."""
+        del self._owners[self._names.pop(task_id)]
 
     def write(self, entries: Sequence[Entry]) -> None:
         """They are durable when this returns. Raises: OSError; none of them is on the disk then."""
-        lines = "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries).encode()
+        lines = b"".join(map(_line, entries))
         try:
             # A write at the known end replaces what a failed one left there, and makes its pages dirty again.
             _write_at(self._descriptor, lines, self._size_bytes)
@@ -83,6 +92,28 @@ class Journal:
             os.ftruncate(self._descriptor, self._size_bytes)
             raise
         self._size_bytes += len(lines)
+        if len(self._names) > MOST_TASKS:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Keep the newest ones. A crash leaves the old file or the new one."""
+        kept = dict(itertools.islice(self._names.items(), len(self._names) - KEPT_TASKS, None))
+        lines = b"".join(_line(Entry(task_id, name)) for task_id, name in kept.items())
+        write_whole(self._path, lines)
+        os.close(self._descriptor)
+        self._descriptor = _open(self._path)
+        self._size_bytes = len(lines)
+        self._names = kept
+        self._owners = {name: task_id for task_id, name in kept.items()}
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _line(entry: Entry) -> bytes:
+    model, _, stem = entry.name.partition("/")
+    return f'{{"task_id": "{entry.task_id}", "model": "{model}", "stem": {encode_basestring(stem)}}}\n'.encode()
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:
@@ -121,7 +152,7 @@ def _parse(line: bytes) -> Entry | None:
         return None
     try:
         fields = json.loads(line)
-        entry = Entry(**fields)
-    except (ValueError, TypeError):
+        task_id, model, stem = fields["task_id"], fields["model"], fields["stem"]
+    except (ValueError, TypeError, KeyError):
         return None
-    return entry if all(isinstance(value, str) for value in fields.values()) else None
+    return Entry(task_id, f"{model}/{stem}") if all(isinstance(part, str) for part in (task_id, model, stem)) else None

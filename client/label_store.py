@@ -11,18 +11,17 @@ import json
 import logging
 import os
 import re
-import threading
 import time
-import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from pathlib import Path
 
-from client import redo_log
-from client.journal import FILE_NAME, Entry, Journal
-from client.redo_log import Redo, RedoLog, sync_file_system
-from edgesched.domain.detection import as_json, digest, text_lines
+from client import durable, journal, redo_log
+from client.journal import Entry, Journal
+from client.redo_log import Redo, RedoLog
+from edgesched.domain.detection import text_lines
 from edgesched.domain.task import TaskId
 from edgesched.errors import StartupError, StorageFailed
 from edgesched.rest import LabelledPicture
@@ -30,9 +29,9 @@ from edgesched.rest import LabelledPicture
 log = logging.getLogger(__name__)
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NOT_IN_A_NAME = re.compile("[/\\\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # separators, control characters, surrogates
 MAX_NAME_BYTES = 255
 LONGEST_EXTENSION = ".json"
-_json = json.JSONEncoder(ensure_ascii=False).encode
 TEMPORARY = ".edgesched-{}.tmp"
 CHECKPOINT_S = 10.0
 CHECKPOINT_BYTES = 8 * 1024 * 1024
@@ -48,11 +47,8 @@ class Verdict:
     error: OSError | None = None  # the disk's: trying again can help
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    content: bytes
-    temporary: Path
-    final: Path
+STORED = Verdict(is_new=True)
+KNOWN = Verdict()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,25 +56,28 @@ class _Job:
     """One task's labels on their way to disk."""
 
     item: LabelledPicture
+    folder: str
     stem: str
-    folder: Path
-    files: Sequence[_File]  # those to write, JSON first
+    files: list[tuple[str, bytes]]  # path and content of those to write, JSON first
+    json: bytes  # its JSON file
     is_new: bool
     error: OSError | None = None
 
 
 class LabelStore:
-    """The label files of one directory. One process at a time (a lock sees to it), one thread at a time."""
+    """The label files of one directory. One process at a time (a lock sees to it), one thread at a time.
+
+    Paths are plain strings here: for two small files, pathlib cost as much as the system calls.
+    """
 
     def __init__(self, directory: Path, journal: Journal, redo: RedoLog) -> None:
         self._directory = directory
+        self._below = "" if directory.absolute().name == "rst" else "/rst"  # of a model's directory
         self._journal = journal
         self._redo = redo
-        self._in_use = threading.Lock()
         self._unwritten: list[Entry] = []  # that the journal's file does not have yet
         self._checkpoint_at = time.monotonic()
         self._numbers = itertools.count(1)
-        self._durable_folders: set[Path] = set()
 
     @classmethod
     @contextmanager
@@ -86,20 +85,19 @@ class LabelStore:
         """Raises: StartupError if the directory cannot be used, or another receiver uses it."""
         with ExitStack() as stack:
             try:
-                directory.mkdir(parents=True, exist_ok=True)
-                journal = stack.enter_context(Journal.opened(directory / FILE_NAME))
+                durable.make_directory(directory)
                 redo, left = stack.enter_context(RedoLog.opened(directory / redo_log.FILE_NAME))
-                _sync(directory)
-                for folder in ("*", "*/rst"):
-                    for left_behind in directory.glob(f"{folder}/{TEMPORARY.format('*')}"):
+                for pattern in (f"*/{TEMPORARY}", f"*/rst/{TEMPORARY}", f".{journal.FILE_NAME}.{{}}"):
+                    for left_behind in directory.glob(pattern.format("*")):
                         left_behind.unlink()
-                store = cls(directory, journal, redo)
+                notes = stack.enter_context(Journal.opened(directory / journal.FILE_NAME))
+                durable.sync_directory(directory)
+                store = cls(directory, notes, redo)
                 store._do_again(left)
             except OSError as error:
                 raise StartupError(f"--dir {directory}: cannot be used: {error.strerror}") from error
             yield store
-            with store._in_use:  # whoever called `store` last may have stopped waiting for it
-                store._checkpoint()
+            store._checkpoint()
 
     @property
     def known_tasks(self) -> int:
@@ -112,43 +110,47 @@ class LabelStore:
         Raises: StorageFailed if nobody can tell any more what the disk has: the process must end.
         """
         jobs: dict[TaskId, _Job] = {}
-        claimed: set[tuple[str, str]] = set()  # names that earlier items of this group take
-        with self._in_use:
-            verdicts = [self._plan(item, jobs, claimed) for item in items]
-            self._carry_out(list(jobs.values()))
-            if time.monotonic() - self._checkpoint_at > CHECKPOINT_S or self._redo.size_bytes > CHECKPOINT_BYTES:
-                self._checkpoint()
+        verdicts = [self._plan(item, jobs) for item in items]
+        self._carry_out([job for job in jobs.values() if job.files])
+        if time.monotonic() - self._checkpoint_at > CHECKPOINT_S or self._redo.size_bytes > CHECKPOINT_BYTES:
+            self._checkpoint()
         return [verdict or _verdict(jobs[item.task_id], item) for verdict, item in zip(verdicts, items, strict=True)]
 
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
+        if not jobs:
+            return
+        try:
+            self._redo.append(b"".join(redo_log.record(job.stem, job.json) for job in jobs))
+        except OSError as error:
+            for job in jobs:
+                job.error = error
         for job in jobs:
-            with _blaming(job):
-                self._make_folder(job.folder)
-        sound = [job for job in jobs if job.error is None]
-        with _blaming(*sound):
-            if sound:
-                self._redo.append([Redo(stem=job.stem, item=job.item) for job in sound])
-        for job in sound:
             if job.error is None:
-                _write(job)
-        noted = [_entry(job) for job in sound if job.is_new and job.error is None]
-        self._journal.remember(noted)
-        self._unwritten += noted
+                self._write(job)
+            if job.is_new:
+                if job.error is None:
+                    self._unwritten.append(Entry(job.item.task_id, _name(job.item.model, job.stem)))
+                else:
+                    self._journal.forget(job.item.task_id)
 
     def _do_again(self, left: Sequence[Redo]) -> None:
         """After a crash: labels that were promised to be safe, and whose files may not be."""
-        for redo in {redo.item.task_id: redo for redo in left}.values():
-            known = self._journal.get(redo.item.task_id)
-            job = self._job(redo.item, self._folder(redo.item.model), redo.stem, is_new=known is None)
-            job.files = [file for file in job.files if not _has(file)]
-            with _blaming(job):
-                self._make_folder(job.folder)
-                _write(job)
-            if job.error is not None:  # it comes again: nobody was told that it is here
-                log.error("labels.not_stored", extra={"task_id": redo.item.task_id, "cause": str(job.error)})
-            elif job.is_new:
-                self._journal.remember([_entry(job)])
-                self._unwritten.append(_entry(job))
+        done: set[str] = set()  # tasks, and names
+        # The newest first: of two that want one name, the disk refused the earlier one, and nobody was told of it.
+        for redo in reversed(left):
+            task_id, name = redo.item.task_id, _name(redo.item.model, redo.stem)
+            if task_id in done or name in done:
+                continue
+            done |= {task_id, name}
+            is_new = self._journal.name_of(task_id) is None
+            job = self._job(redo.item, self._folder(redo.item.model), redo.stem, is_new)
+            job.files = [(path, content) for path, content in job.files if _content(path) != content]
+            self._write(job)
+            if job.error is not None:
+                raise job.error  # the log is kept: it may be the only place where these labels are
+            if is_new:
+                self._journal.remember(task_id, name)
+                self._unwritten.append(Entry(task_id, name))
         if left:
             log.info("labels.recovered", extra={"pictures": len(left)})
         self._checkpoint()
@@ -159,7 +161,7 @@ class LabelStore:
         if not self._redo.size_bytes:
             return
         try:
-            sync_file_system(self._directory)
+            durable.sync_file_system(self._directory)
             self._journal.write(self._unwritten)
             self._redo.clear()
         except OSError as error:
@@ -169,119 +171,124 @@ class LabelStore:
 
     # --- where labels go ---
 
-    def _plan(self, item: LabelledPicture, jobs: dict[TaskId, _Job], claimed: set[tuple[str, str]]) -> Verdict | None:
+    def _plan(self, item: LabelledPicture, jobs: dict[TaskId, _Job]) -> Verdict | None:
         """Add a job if something has to be written. Returns: the verdict if not."""
         if reason := why_unusable(item):
             return Verdict(rejected=reason)
         if item.task_id in jobs:
             return None
-        known = self._journal.get(item.task_id)
         try:
-            folder = self._folder(known.model if known else item.model)
-            stem = known.stem if known else self._free_stem(item, folder, claimed)
-            job = self._job(item, folder, stem, is_new=known is None)
-            if known:
-                job.files = [file for file in job.files if not file.final.exists()]
-                if known.digest != digest(item.detections):
-                    log.warning("labels.differ", extra={"task_id": item.task_id, "kept": f"{folder / stem}.json"})
+            if name := self._journal.name_of(item.task_id):
+                model, _, stem = name.partition("/")
+                job = self._job(item, self._folder(model), stem, False)
+            else:
+                folder = self._folder(item.model)
+                job = self._job(item, folder, *self._place(item, folder))
+            if job.is_new:
+                self._journal.remember(item.task_id, _name(item.model, job.stem))
+            else:
+                _keep_what_is_there(job)
         except OSError as error:
             return Verdict(error=error)
         if not job.files:
-            return Verdict()
-        claimed.add((item.model, stem))
+            return KNOWN
         jobs[item.task_id] = job
         return None
 
-    def _job(self, item: LabelledPicture, folder: Path, stem: str, *, is_new: bool) -> _Job:
+    def _folder(self, model: str) -> str:
+        """Where a model's labels lie, made if it is not there. After a power cut the redo log makes it again."""
+        folder = f"{self._directory}/{model}{self._below}"
+        if not os.path.isdir(folder):
+            os.makedirs(folder, exist_ok=True)
+        return folder
+
+    def _place(self, item: LabelledPicture, folder: str) -> tuple[str, bool]:
+        """The stem for a task that the journal does not know, and whether it is new: its files may be there."""
+        for stem in _stems(item.file_name, item.task_id):
+            name = _name(item.model, stem)
+            owner = self._journal.owner(name)
+            if owner is None:
+                owner = _owner_on_disk(f"{folder}/{stem}")
+                if owner is None:
+                    return stem, True
+                self._journal.note_owner(name, owner)
+            if owner == item.task_id:
+                return stem, False
+        raise AssertionError("there is always another stem")
+
+    def _job(self, item: LabelledPicture, folder: str, stem: str, is_new: bool) -> _Job:
+        content = label_json(item)
         files = [
-            self._file(folder / f"{stem}.json", label_json(item)),
-            self._file(folder / f"{stem}.txt", text_lines(item.detections).encode()),
+            (f"{folder}/{stem}.json", content),
+            (f"{folder}/{stem}.txt", text_lines(item.detections).encode()),
         ]
-        return _Job(item=item, stem=stem, folder=folder, files=files, is_new=is_new)
-
-    def _folder(self, model: str) -> Path:
-        return self._directory / model if self._directory.absolute().name == "rst" else self._directory / model / "rst"
-
-    def _free_stem(self, item: LabelledPicture, folder: Path, claimed: set[tuple[str, str]]) -> str:
-        return next(
-            stem
-            for stem in _stems(item.file_name, item.task_id)
-            if (item.model, stem) not in claimed
-            and self._journal.owner(item.model, stem) is None
-            and _is_free(folder, stem, item.task_id)
-        )
-
-    def _file(self, final: Path, content: bytes) -> _File:
-        return _File(content, final.with_name(TEMPORARY.format(next(self._numbers))), final)
+        return _Job(item=item, folder=folder, stem=stem, files=files, json=content, is_new=is_new)
 
     # --- writing ---
 
-    def _make_folder(self, folder: Path) -> None:
-        if folder in self._durable_folders and folder.is_dir():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for parent in (folder.parent, self._directory, self._directory.absolute().parent):
-            _sync(parent)
-        self._durable_folders.add(folder)
-
-
-@contextmanager
-def _blaming(*jobs: _Job) -> Iterator[None]:
-    """Whatever the disk refuses inside is these jobs' error, and nobody else's."""
-    try:
-        yield
-    except OSError as error:
-        for job in jobs:
-            job.error = job.error or error
-
-
-def _write(job: _Job) -> None:
-    """Readers see a whole file or none, and a JSON file only with its text beside it."""
-    with _blaming(job):
+    def _write(self, job: _Job) -> None:
+        """Readers see a whole file or none, and a JSON file only with its text beside it."""
+        drafts = [f"{job.folder}/{TEMPORARY.format(next(self._numbers))}" for _ in job.files]
         try:
-            for file in job.files:
-                with open(file.temporary, "wb", buffering=0) as stream:
-                    stream.write(file.content)
-            for file in reversed(job.files):
-                os.rename(file.temporary, file.final)
-        except OSError:
-            for file in job.files:
-                file.temporary.unlink(missing_ok=True)
-            raise
+            for draft, (_, content) in zip(drafts, job.files, strict=True):
+                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                try:
+                    durable.write_all(descriptor, content)
+                finally:
+                    os.close(descriptor)
+            for draft, (path, _) in zip(reversed(drafts), reversed(job.files), strict=True):
+                os.rename(draft, path)
+        except OSError as error:
+            job.error = error
+            for draft in drafts:
+                with suppress(OSError):
+                    os.unlink(draft)
 
 
-def _has(file: _File) -> bool:
+def _keep_what_is_there(job: _Job) -> None:
+    """Of a task that was stored before, only files that have gone are written."""
+    path = job.files[0][0]
+    kept = _content(path)
+    if kept is not None and kept != job.json and _detections(kept) != _detections(job.json):
+        log.warning("labels.differ", extra={"task_id": job.item.task_id, "kept": path})
+    job.files = [(path, content) for path, content in job.files if not os.path.exists(path)]
+
+
+def _detections(label_file: bytes) -> object:
     try:
-        return file.final.read_bytes() == file.content
+        return json.loads(label_file)["detections"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _content(path: str) -> bytes | None:
+    """None: it is not there, or it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
     except OSError:
-        return False
-
-
-def _entry(job: _Job) -> Entry:
-    return Entry(task_id=job.item.task_id, model=job.item.model, stem=job.stem, digest=digest(job.item.detections))
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return None
 
 
 def _verdict(job: _Job, item: LabelledPicture) -> Verdict:
-    return Verdict(is_new=job.is_new and job.item is item, error=job.error)
+    if job.error is not None:
+        return Verdict(error=job.error)
+    return STORED if job.is_new and job.item is item else KNOWN
 
 
-def _is_free(folder: Path, stem: str, task_id: TaskId) -> bool:
-    """Whether no file of anybody else has this name; one of this very task may be left from a crash."""
-    labels = folder / f"{stem}.json"
-    if not labels.exists():
-        return not (folder / f"{stem}.txt").exists()
+def _name(model: str, stem: str) -> str:
+    return f"{model}/{stem}"
+
+
+def _owner_on_disk(base: str) -> TaskId | None:
+    """The task that the files of this name belong to, "" if they are not of a task; None: there are none."""
     try:
-        return bool(json.loads(labels.read_bytes())["task_id"] == task_id)
-    except (ValueError, KeyError, TypeError):
-        return False
+        with open(f"{base}.json", "rb") as file:
+            return TaskId(str(json.load(file)["task_id"]))
+    except FileNotFoundError:
+        return TaskId("") if os.path.exists(f"{base}.txt") else None
+    except (IsADirectoryError, PermissionError, ValueError, KeyError, TypeError):
+        return TaskId("")
 
 
 def _stems(file_name: str, task_id: TaskId) -> Iterator[str]:
@@ -301,7 +308,7 @@ def why_unusable(item: LabelledPicture) -> str | None:
         return f"model {item.model[:80]!r} is not a model's name"
     if not name or name in (".", ".."):
         return f"file_name {name!r} is not a file's name"
-    if any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in name):
+    if NOT_IN_A_NAME.search(name):
         return f"file_name {name[:80]!r} holds a directory or a control character"
     if len(name.encode()) > MAX_NAME_BYTES:
         return f"file_name {name[:80]!r}... has more than {MAX_NAME_BYTES} bytes"
@@ -309,13 +316,18 @@ def why_unusable(item: LabelledPicture) -> str | None:
 
 
 def label_json(item: LabelledPicture) -> bytes:
-    """One line per detection. The same item always gives the same bytes."""
-    facts = {
-        "task_id": item.task_id,
-        "attempt_id": item.attempt_id,
-        "model": item.model,
-        "file_name": item.file_name,
-    }
-    head = "".join(f"  {_json(key)}: {_json(value)},\n" for key, value in facts.items())
-    detections = ",".join(f"\n    {_json(as_json(detection))}" for detection in item.detections)
-    return f'{{\n{head}  "detections": [{detections}\n  ]\n}}\n'.encode()
+    """One line per detection. The same item always gives the same bytes.
+
+    Put together by hand: `json` takes five times as long, for an object of one kind and a few numbers.
+    """
+    quoted = encode_basestring
+    detections = ",".join(
+        f'\n    {{"class_id": {d.class_id}, "label": {quoted(d.label)}, "confidence": {d.confidence!r}, '
+        f'"x1": {d.x1!r}, "y1": {d.y1!r}, "x2": {d.x2!r}, "y2": {d.y2!r}}}'
+        for d in item.detections
+    )
+    return (
+        f'{{\n  "task_id": {quoted(item.task_id)},\n  "attempt_id": {quoted(item.attempt_id)},\n'
+        f'  "model": {quoted(item.model)},\n  "file_name": {quoted(item.file_name)},\n'
+        f'  "detections": [{detections}\n  ]\n}}\n'
+    ).encode()

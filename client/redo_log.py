@@ -5,14 +5,15 @@ A database would call it a write-ahead log. It holds a few seconds' worth, so it
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from pathlib import Path
 
-from edgesched.errors import InvalidInput
+from client.durable import try_lock
+from edgesched.errors import InvalidInput, StartupError
 from edgesched.rest import LabelledPicture, Wire
 
 FILE_NAME = ".edgesched-redo.jsonl"
@@ -29,6 +30,11 @@ class Redo:
 REDO: Wire[Redo] = Wire(Redo)
 
 
+def record(stem: str, item_json: bytes) -> bytes:
+    """A line for an item that is JSON already: to serialise it again would cost more than all else here."""
+    return b'{"stem": %b, "item": %b}\n' % (encode_basestring(stem).encode(), item_json.replace(b"\n", b" "))
+
+
 class RedoLog:
     """One process at a time, one thread at a time."""
 
@@ -39,9 +45,14 @@ class RedoLog:
     @classmethod
     @contextmanager
     def opened(cls, path: Path) -> Iterator[tuple[RedoLog, Sequence[Redo]]]:
-        """With what an earlier life left, oldest first. Raises: OSError."""
+        """With what an earlier life left, oldest first. Holds the lock on its directory until it is closed.
+
+        Raises: StartupError if it is in use; OSError.
+        """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
+            if not try_lock(descriptor):
+                raise StartupError(f"another receiver already writes to {path.parent}; stop it, or name another --dir")
             log = cls(descriptor)
             left = list(_whole_lines(path.read_bytes()))
             log.size_bytes = os.fstat(descriptor).st_size
@@ -49,9 +60,9 @@ class RedoLog:
         finally:
             os.close(descriptor)
 
-    def append(self, entries: Sequence[Redo]) -> None:
+    def append(self, records: bytes) -> None:
         """All of them are durable when this returns, none is there when it raises OSError."""
-        data = memoryview(b"".join(REDO.dump(entry) + b"\n" for entry in entries))
+        data = memoryview(records)
         end = self.size_bytes
         try:
             while data:
@@ -69,17 +80,6 @@ class RedoLog:
         os.ftruncate(self._descriptor, 0)
         os.fsync(self._descriptor)
         self.size_bytes = 0
-
-
-def sync_file_system(directory: Path) -> None:
-    """Make everything that was written there durable, in one call however many files it was. Raises: OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)  # Python has no name for syncfs
-        if libc.syncfs(descriptor) != 0:
-            raise OSError(ctypes.get_errno(), f"{directory} cannot be synced")
-    finally:
-        os.close(descriptor)
 
 
 def _whole_lines(data: bytes) -> Iterator[Redo]:

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import label_store, redo_log
+from client import durable, label_store, redo_log
 from client.journal import FILE_NAME
 from client.label_store import LabelStore, Verdict, label_json, why_unusable
 from edgesched import catalogue
 from edgesched.domain.detection import Detection
 from edgesched.domain.task import AttemptId, TaskId
 from edgesched.errors import StartupError, StorageFailed
-from edgesched.rest import LabelledPicture
+from edgesched.rest import LABELLED_PICTURE, LabelledPicture
 from tests.support.disks import no_file_longer_than
 
 STAR = Detection(class_id=2, label="stjärna", confidence=0.875, x1=1.5, y1=2.0, x2=30.0, y2=40.0)
@@ -70,16 +70,18 @@ def test_a_task_gets_a_json_and_a_text_file(store: LabelStore, directory: Path) 
     }
 
 
-def test_labels_and_new_directories_are_durable_before_it_returns(
-    store: LabelStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+def test_labels_are_durable_before_it_returns_and_so_are_the_directories_above_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
     for name in ("fsync", "fdatasync"):
         monkeypatch.setattr(os, name, recording(getattr(os, name), synced))
-    store.store([item("t1"), item("t2")])
-    assert synced[-1] == (directory / redo_log.FILE_NAME).stat().st_ino
-    parents = [directory.parent, directory, directory / "shapes"]
-    assert {path.stat().st_ino for path in parents} <= set(synced), "a new directory could vanish with all in it"
+    directory = tmp_path / "new" / "data"
+    with LabelStore.opened(directory) as store:
+        parents = [tmp_path, tmp_path / "new", directory]
+        assert {path.stat().st_ino for path in parents} <= set(synced), "it could vanish with the logs in it"
+        store.store([item("t1"), item("t2")])
+        assert synced[-1] == (directory / redo_log.FILE_NAME).stat().st_ino
 
 
 def recording(sync: Callable[[int], None], synced: list[int]) -> Callable[[int], None]:
@@ -113,6 +115,84 @@ def test_labels_whose_files_a_power_cut_took_are_written_again(tmp_path: Path, t
         assert store.store([item("t2"), item("t1")]) == [Verdict(), Verdict()]
 
 
+def test_a_start_that_cannot_write_what_a_power_cut_took_keeps_it_for_the_next_one(tmp_path: Path) -> None:
+    directory, saved = tmp_path / "data", tmp_path / "saved"
+    saved.mkdir()
+    with LabelStore.opened(directory) as store:
+        store.store([item("t1")])
+        for name in (FILE_NAME, redo_log.FILE_NAME):
+            shutil.copy(directory / name, saved / name)
+    lose_power(directory, saved)
+    (directory / "shapes").write_text("a file where the model's directory should be")
+    with pytest.raises(StartupError, match="cannot be used"), LabelStore.opened(directory):
+        pass
+    (directory / "shapes").unlink()
+    with LabelStore.opened(directory):
+        assert owner(directory / "shapes" / "rst" / "a.json") == "t1"
+
+
+def test_labels_that_were_refused_never_come_back_in_place_of_others(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are in the redo log under one name, since the first one's files could not be written."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    saved = directory.parent / "saved"
+    with LabelStore.opened(directory) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", full)
+            (verdict,) = store.store([item("t1")])
+            assert verdict.error is not None
+        assert store.store([item("t2")]) == [Verdict(is_new=True)]
+        shutil.copytree(directory, saved)
+    lose_power(directory, saved)
+    with LabelStore.opened(directory) as store:
+        assert owner(directory / "shapes" / "rst" / "a.json") == "t2"
+        assert store.store([item("t1"), item("t2")]) == [Verdict(is_new=True), Verdict()]
+        assert owner(directory / "shapes" / "rst" / "a.t1.json") == "t1"
+
+
+def test_a_write_that_ends_early_is_carried_on(
+    store: LabelStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    store.store([item("t1")])
+    assert (directory / "shapes" / "rst" / "a.json").read_bytes() == label_json(item("t1"))
+
+
+def test_labels_of_a_task_that_the_journal_has_forgotten_are_known_by_their_file(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LabelStore.opened(directory) as store:
+        store.store([item("t1"), item("t2")])
+    (directory / FILE_NAME).unlink()
+    before = {path: path.stat().st_mtime_ns for path in (directory / "shapes" / "rst").iterdir()}
+    with LabelStore.opened(directory) as store:
+        assert store.store([item("t2"), item("t1")]) == [Verdict(), Verdict()]
+        assert store.store([item("t3")]) == [Verdict(is_new=True)]
+    assert before.items() <= {p: p.stat().st_mtime_ns for p in (directory / "shapes" / "rst").iterdir()}.items()
+    assert owner(directory / "shapes" / "rst" / "a.t3.json") == "t3"
+
+
+def test_other_labels_for_the_same_task_are_noted_and_the_first_ones_stay(
+    store: LabelStore, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.store([item("t1")])
+    store.store([item("t1").model_copy(update={"attempt_id": "another"})])
+    assert "labels.differ" not in caplog.text, "the labels are the same"
+    assert store.store([item("t1", found=2)]) == [Verdict()]
+    assert "labels.differ" in caplog.text
+    assert (directory / "shapes" / "rst" / "a.json").read_bytes() == label_json(item("t1"))
+
+
+def test_only_one_at_a_time_may_use_a_directory(store: LabelStore, directory: Path) -> None:
+    with pytest.raises(StartupError, match="another receiver already writes to"), LabelStore.opened(directory):
+        pass
+
+
 def test_a_file_that_was_taken_away_after_a_clean_stop_stays_away(directory: Path) -> None:
     with LabelStore.opened(directory) as store:
         store.store([item("t1")])
@@ -140,7 +220,7 @@ def test_when_nobody_can_tell_what_the_disk_has_the_process_ends_and_the_next_on
 
     with monkeypatch.context() as patch:
         patch.setattr(label_store, "CHECKPOINT_BYTES", 0)
-        patch.setattr(label_store, "sync_file_system", broken)
+        patch.setattr(durable, "sync_file_system", broken)
         with pytest.raises(StorageFailed, match="Input/output error"), LabelStore.opened(directory) as store:
             store.store([item("t1")])
     for path in (directory / "shapes" / "rst").iterdir():
@@ -227,7 +307,7 @@ def test_a_crash_before_the_journal_leaves_no_second_set(directory: Path, left: 
     for name in {"a.json", "a.txt"} - set(left):
         (directory / "shapes" / "rst" / name).unlink()
     with LabelStore.opened(directory) as store:
-        assert store.store([item("t1"), item("t2")]) == [Verdict(is_new=True)] * 2
+        assert store.store([item("t1"), item("t2")]) == [Verdict(is_new=not left), Verdict(is_new=True)]
     assert names(directory) == ["a.json", "a.t2.json", "a.t2.txt", "a.txt"]
     assert owner(directory / "shapes" / "rst" / "a.json") == "t1"
 
@@ -315,6 +395,23 @@ def test_no_accepted_name_leaves_its_directory(file_name: str, model: str) -> No
     if why_unusable(item("t1", file_name, model=model)) is None:
         stem = os.path.splitext(file_name)[0]
         assert os.path.normpath(f"/data/{model}/rst/{stem}.json") == f"/data/{model}/rst/{stem}.json"
+
+
+CORNERS = st.floats(min_value=-1e9, max_value=1e9)
+
+
+@given(st.text(), st.text(), st.integers(0, 10**12), st.floats(0, 1), CORNERS, CORNERS)
+def test_a_json_file_and_a_line_of_the_redo_log_say_exactly_what_came(
+    label: str, file_name: str, class_id: int, confidence: float, left: float, top: float
+) -> None:
+    found = Detection(
+        class_id=class_id, label=label, confidence=confidence, x1=left, y1=top, x2=left + 1, y2=top + 1e-7
+    )
+    labelled = item("t1", file_name).model_copy(update={"detections": (found, STAR)})
+    assert LABELLED_PICTURE.parse(label_json(labelled)) == labelled
+    line = redo_log.record(file_name, label_json(labelled))
+    assert line.index(b"\n") == len(line) - 1
+    assert redo_log.REDO.parse(line) == redo_log.Redo(stem=file_name, item=labelled)
 
 
 def test_models_are_named_as_in_the_catalogue() -> None:
