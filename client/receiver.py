@@ -7,12 +7,14 @@ import errno
 import http
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from client.label_store import LabelStore, Verdict
 from edgesched import rest
@@ -25,12 +27,12 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_HELD_BYTES = 4 * MAX_BODY_BYTES
 """Bodies that are being read or written; more are sent away for a moment."""
 SMALLEST_CHARGE_BYTES = 64 * 1024  # what a request costs apart from its body
-MAX_WAITING_POSTS = MAX_HELD_BYTES // SMALLEST_CHARGE_BYTES
 MAX_GROUP_ITEMS = 256
 READ_S = 60.0
 STORE_S = 60.0
 CLOSE_S = 5.0
 RETRY_AFTER_MS = 1_000
+JSON = {"Content-Type": "application/json"}
 
 ITEM: rest.Wire[rest.LabelledPicture] = rest.Wire(rest.LabelledPicture)
 
@@ -52,36 +54,62 @@ class _Posted:
 
 
 class Receiver:
-    """One task owns the store; requests hand it their items, and all that wait are written as one group."""
+    """One thread owns the store; requests hand it their items, and all that wait are written as one group.
+
+    The thread is its own, not the pool's of `asyncio.to_thread`: that way there and back costs three times as much.
+    """
 
     def __init__(self, store: LabelStore) -> None:
         self._store = store
-        self._posted: asyncio.Queue[_Posted] = asyncio.Queue(MAX_WAITING_POSTS)
+        self._posted: SimpleQueue[_Posted | None] = SimpleQueue()  # bounded by MAX_HELD_BYTES; None: no more
+        self._loop = asyncio.get_running_loop()
         self._held_bytes = 0
         self.counters = Counters()
+        self.broken: asyncio.Future[None] = self._loop.create_future()
+        """Ends only by a bug or by a disk that nobody can tell the state of, which it raises."""
 
-    def app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
-        app.router.add_get("/health", self._health)
-        app.router.add_post("/{anywhere:.*}", self._post)
-        return app
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What is posted is written, until the block is left; then all that was posted before has been."""
+        thread = threading.Thread(target=self._write, name="label-writer", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._posted.put(None)
+            thread.join()
+            self.broken.cancel()
 
-    async def run(self) -> None:
-        """Write what is posted, until cancelled."""
-        while True:
-            group = [await self._posted.get()]
-            size = len(group[0].items)
-            while size < MAX_GROUP_ITEMS and not self._posted.empty():
-                group.append(self._posted.get_nowait())
-                size += len(group[-1].items)
-            verdicts = await asyncio.to_thread(self._store.store, [item for posted in group for item in posted.items])
-            self._count(verdicts)
-            for posted in group:
-                own, verdicts = verdicts[: len(posted.items)], verdicts[len(posted.items) :]
-                if not posted.verdicts.done():  # it may have stopped waiting
-                    posted.verdicts.set_result(own)
+    def _write(self) -> None:
+        try:
+            while posted := self._posted.get():
+                group = [posted]
+                size = len(posted.items)
+                while size < MAX_GROUP_ITEMS and not self._posted.empty():
+                    posted = self._posted.get()
+                    if posted is None:
+                        self._posted.put(None)  # for the next round
+                        break
+                    group.append(posted)
+                    size += len(posted.items)
+                verdicts = self._store.store([item for posted in group for item in posted.items])
+                self._loop.call_soon_threadsafe(self._written, group, verdicts)
+        except Exception as error:  # noqa: BLE001 - it is told to whoever watches, and ends the process
+            self._loop.call_soon_threadsafe(self._break, error)
 
-    def _count(self, verdicts: Sequence[Verdict]) -> None:
+    def _break(self, error: Exception) -> None:
+        if not self.broken.done():
+            self.broken.set_exception(error)
+
+    def _written(self, group: Sequence[_Posted], verdicts: list[Verdict]) -> None:
+        for posted in group:
+            own, verdicts = verdicts[: len(posted.items)], verdicts[len(posted.items) :]
+            self.note(posted.items, own)
+            if not posted.verdicts.done():  # it may have stopped waiting
+                posted.verdicts.set_result(own)
+
+    def note(self, items: Sequence[rest.LabelledPicture], verdicts: Sequence[Verdict]) -> None:
+        """What became of a delivery, right before it is answered."""
         for verdict in verdicts:
             if verdict.error is not None:
                 self.counters.failed += 1
@@ -92,26 +120,30 @@ class Receiver:
             else:
                 self.counters.repeated += 1
 
-    async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok", **asdict(self.counters)})
+    async def respond(self, request: web.BaseRequest) -> web.Response:
+        """To a POST on any path, whatever an address that somebody else made up looks like; and to GET /health."""
+        if request.method == "POST":
+            return await self._post(request)
+        if request.path == "/health" and request.method in ("GET", "HEAD"):
+            return web.json_response({"status": "ok", **asdict(self.counters)})
+        return _problem(405, "labels are sent by POST; GET /health tells how many have come", {"Allow": "POST"})
 
-    async def _post(self, request: web.Request) -> web.Response:
-        if (request.content_length or 0) > MAX_BODY_BYTES:
+    async def _post(self, request: web.BaseRequest) -> web.Response:
+        size_bytes = request.content_length
+        if (size_bytes or 0) > MAX_BODY_BYTES:
             return _too_large()
-        is_plain = "Content-Encoding" not in request.headers and request.content_length is not None
-        charge = max(request.content_length or 0, SMALLEST_CHARGE_BYTES) if is_plain else MAX_BODY_BYTES
+        is_plain = "Content-Encoding" not in request.headers and size_bytes is not None
+        charge = max(size_bytes or 0, SMALLEST_CHARGE_BYTES) if is_plain else MAX_BODY_BYTES
         if self._held_bytes + charge > MAX_HELD_BYTES:
             return _problem(503, "too much is being received at once; send it again in a moment")
         self._held_bytes += charge
         try:
-            async with asyncio.timeout(READ_S):
-                body = await request.read()
+            body = await _body(request.content)
+            if body is None:
+                return _too_large()
             items, rejected = parse(body)
             self.counters.rejected += len(rejected)
-            async with asyncio.timeout(STORE_S):
-                verdicts = await self._stored(items)
-        except web.HTTPRequestEntityTooLarge:
-            return _too_large()
+            verdicts = await self._stored(items)
         except InvalidInput as error:
             return _problem(400, str(error))
         except TimeoutError:
@@ -121,11 +153,35 @@ class Receiver:
         return _answer(items, verdicts, rejected)
 
     async def _stored(self, items: Sequence[rest.LabelledPicture]) -> list[Verdict]:
+        """Raises: TimeoutError."""
         if not items:
             return []
-        posted = _Posted(items, asyncio.get_running_loop().create_future())
-        await self._posted.put(posted)
-        return await posted.verdicts
+        verdicts: asyncio.Future[list[Verdict]] = self._loop.create_future()
+        self._posted.put(_Posted(items, verdicts))
+        timer = self._loop.call_later(STORE_S, _give_up, verdicts)  # asyncio.timeout costs more than all else here
+        try:
+            return await verdicts
+        finally:
+            timer.cancel()
+
+
+def _give_up(verdicts: asyncio.Future[list[Verdict]]) -> None:
+    if not verdicts.done():
+        verdicts.set_exception(TimeoutError())
+
+
+async def _body(content: StreamReader) -> bytes | None:
+    """None: it is too large. Raises: TimeoutError."""
+    if content.is_eof():  # the rule: it came together with its headers
+        body = content.read_nowait()
+        return body if len(body) <= MAX_BODY_BYTES else None
+    chunks = bytearray()
+    async with asyncio.timeout(READ_S):
+        while chunk := await content.readany():
+            chunks += chunk
+            if len(chunks) > MAX_BODY_BYTES:
+                return None
+    return bytes(chunks)
 
 
 def _answer(
@@ -149,7 +205,7 @@ def _answer(
             507 if is_full else 500, f"the labels could not be stored: {errors[0].strerror}; send them again"
         )
     reply = rest.DeliveryReply(accepted=tuple(accepted), rejected=tuple(refused))
-    return web.Response(body=rest.DELIVERY_REPLY.dump(reply), content_type="application/json")
+    return web.Response(body=rest.DELIVERY_REPLY.dump(reply), headers=JSON)
 
 
 def parse(body: bytes) -> tuple[Sequence[rest.LabelledPicture], Sequence[rest.RejectedItem]]:
@@ -184,7 +240,7 @@ def _too_large() -> web.Response:
     return _problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer results at once")
 
 
-def _problem(status: int, detail: str) -> web.Response:
+def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:
     log.warning("post.refused", extra={"status": status, "detail": detail})
     problem = rest.Problem(
         title=http.HTTPStatus(status).phrase,
@@ -192,7 +248,8 @@ def _problem(status: int, detail: str) -> web.Response:
         detail=detail,
         retry_after_ms=RETRY_AFTER_MS if status == 503 else None,
     )
-    return web.Response(status=status, body=rest.PROBLEM.dump(problem), content_type="application/problem+json")
+    body = rest.PROBLEM.dump(problem)
+    return web.Response(status=status, body=body, headers=headers, content_type="application/problem+json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,36 +257,37 @@ class RunningReceiver:
     port: int
     counters: Counters
     known_tasks: int  # in the journal when it started
-    writer: asyncio.Task[None]
-    """Ends only by a bug, which it raises: then the process must end."""
+    broken: asyncio.Future[None]
+    """Ends only if labels can no longer be written, by what it raises: then the process must end."""
 
 
 @asynccontextmanager
-async def running_receiver(directory: Path, *, host: str, port: int) -> AsyncIterator[RunningReceiver]:
+async def running_receiver(
+    directory: Path, *, host: str, port: int, kind: Callable[[LabelStore], Receiver] = Receiver
+) -> AsyncIterator[RunningReceiver]:
     """A receiver that writes below `directory`, until the block is left. Port 0: the operating system chooses.
 
     Raises: StartupError if the directory or the port cannot be used.
     """
     with LabelStore.opened(directory) as store:
-        receiver = Receiver(store)
-        runner = web.AppRunner(receiver.app(), access_log=None, shutdown_timeout=CLOSE_S)
-        await runner.setup()
-        writer = asyncio.create_task(receiver.run(), name="receiver")
-        try:
+        receiver = kind(store)
+        with receiver.writing():
+            # Without an application: its routes and middlewares cost a third of a POST, and there are two resources.
+            runner = web.ServerRunner(web.Server(receiver.respond, access_log=None), shutdown_timeout=CLOSE_S)
+            await runner.setup()
             try:
-                await web.TCPSite(runner, host, port).start()
-            except (OSError, UnicodeError) as error:
-                raise StartupError(_cannot_listen(host, port, error)) from error
-            yield RunningReceiver(
-                port=runner.addresses[0][1],
-                counters=receiver.counters,
-                known_tasks=store.known_tasks,
-                writer=writer,
-            )
-        finally:
-            await runner.cleanup()  # requests in hand are answered first
-            writer.cancel()
-            await asyncio.wait({writer})
+                try:
+                    await web.TCPSite(runner, host, port).start()
+                except (OSError, UnicodeError) as error:
+                    raise StartupError(_cannot_listen(host, port, error)) from error
+                yield RunningReceiver(
+                    port=runner.addresses[0][1],
+                    counters=receiver.counters,
+                    known_tasks=store.known_tasks,
+                    broken=receiver.broken,
+                )
+            finally:
+                await runner.cleanup()  # requests in hand are answered first
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> str:

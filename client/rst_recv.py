@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 try:
     import typer
@@ -100,9 +100,10 @@ async def _until_stopped(receiver: RunningReceiver, stop: asyncio.Event) -> None
         stopped = asyncio.create_task(stop.wait())
         reporter = asyncio.create_task(_report(receiver.counters, show, period_s))
         try:
-            ended, _ = await asyncio.wait({stopped, reporter, receiver.writer}, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()  # a crash ends the process, loudly
+            awaited: set[asyncio.Future[Any]] = {stopped, reporter, receiver.broken}
+            ended, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            for one in ended:
+                one.result()  # a crash ends the process, loudly
         finally:
             stopped.cancel()
             reporter.cancel()

@@ -15,8 +15,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from client.label_store import LabelStore, Verdict
 from client.receiver import MAX_BODY_BYTES, RunningReceiver, running_receiver
-from edgesched.errors import StartupError
+from edgesched.errors import StartupError, StorageFailed
 
 SCRIPT = Path(__file__).parents[2] / "client" / "rst_recv.py"
 LOCALHOST = "127.0.0.1"
@@ -35,7 +36,7 @@ def result(task_id: str, file_name: str = "a.jpg", **changes: object) -> dict[st
 
 
 async def post(session: aiohttp.ClientSession, url: str, body: object, **arguments: Any) -> tuple[int, dict[str, Any]]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    data = json.dumps(body).encode() if isinstance(body, dict) else body
     async with session.post(url, data=data, **arguments) as response:
         return response.status, await response.json(content_type=None)
 
@@ -73,6 +74,41 @@ async def test_health_counts_pictures(receiver: RunningReceiver, session: aiohtt
     await post(session, url_of(receiver), {"results": [result("t1")]})
     async with session.get(url_of(receiver, "/health")) as response:
         assert await response.json() == {"status": "ok", "received": 1, "repeated": 1, "rejected": 1, "failed": 0}
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("PUT", "/"), ("DELETE", "/health")])
+async def test_another_method_is_told_which_one_labels_come_by(
+    receiver: RunningReceiver, session: aiohttp.ClientSession, method: str, path: str
+) -> None:
+    async with session.request(method, url_of(receiver, path)) as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "POST"
+        assert "POST" in (await response.json(content_type=None))["detail"]
+
+
+async def test_a_body_that_comes_in_pieces_is_taken(receiver: RunningReceiver, session: aiohttp.ClientSession) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        body = json.dumps({"results": [result("t1")]}).encode()
+        for at in range(0, len(body), 50):
+            yield body[at : at + 50]
+
+    status, reply = await post(session, url_of(receiver), pieces())
+    assert (status, reply["accepted"]) == (200, ["t1"])
+
+
+async def test_a_disk_that_nobody_can_tell_the_state_of_breaks_the_receiver(
+    receiver: RunningReceiver, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: LabelStore, items: object) -> list[Verdict]:
+        raise StorageFailed("labels cannot be made durable")
+
+    monkeypatch.setattr(LabelStore, "store", broken)
+    unanswered = asyncio.create_task(post(session, url_of(receiver), {"results": [result("t1")]}))
+    async with asyncio.timeout(10):
+        with pytest.raises(StorageFailed, match="cannot be made durable"):
+            await receiver.broken
+    assert not unanswered.done()
+    unanswered.cancel()
 
 
 async def test_a_bad_item_is_rejected_with_its_reason_and_the_others_are_accepted(
