@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from edgesched.v1 import task_manager_pb2 as pb
 from edgesched.v1 import task_manager_pb2_grpc as pb_grpc
 
 GIVE_UP_S = 120.0
-"""On one picture."""
+"""Without a single picture."""
 
 CLIENT_ID = "bench"
 
@@ -42,15 +42,29 @@ class Lap:
         return (self.arrived_s - self.started_s) * 1000
 
 
+@dataclass(slots=True)
+class _Open:
+    started_s: float
+    acknowledged_s: float = 0.0
+
+
 class ClosedLoop:
-    """All clients share one stream, as the workers of `send_pic` do."""
+    """All clients share one stream, as the workers of `send_pic` do.
+
+    A client is no task but two callbacks, its answer and its labels: what is measured is the product, not this loop.
+    """
 
     def __init__(self, stub: Any, model: str, receiver_url: str) -> None:
         self._header = pb.SubmitRequest(model=model, client_id=CLIENT_ID, receiver_url=receiver_url)
         self._submissions = stub.SubmitStream()
         self._ready: asyncio.Queue[pb.SubmitRequest] = asyncio.Queue()
-        self._answers: dict[int, asyncio.Future[pb.SubmitReply]] = {}
-        self._arrivals: dict[str, asyncio.Future[float]] = {}
+        self._parts: set[asyncio.Task[None]] = set()
+        self._pictures: Iterator[tuple[int, Picture]] = iter(())
+        self._unanswered: dict[int, _Open] = {}  # by tag
+        self._unlabelled: dict[str, _Open] = {}  # by task
+        self._early: dict[str, float] = {}  # labels that came before the answer to the submission
+        self._laps: list[Lap] = []
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
     @asynccontextmanager
@@ -58,55 +72,71 @@ class ClosedLoop:
         """Whoever takes the labels for `receiver_url` has to call `arrived`."""
         async with grpc.aio.insecure_channel(address, options=wire.CHANNEL_OPTIONS) as channel:
             loop = cls(pb_grpc.TaskManagerStub(channel), model, receiver_url)
-            parts = [asyncio.create_task(part) for part in (loop._write(), loop._read())]
+            loop._parts = {asyncio.create_task(part) for part in (loop._write(), loop._read())}
             try:
                 yield loop
             finally:
-                for part in parts:
+                for part in loop._parts:
                     part.cancel()
-                await asyncio.wait(parts)
+                await asyncio.wait(loop._parts)
+
+    async def run(self, pictures: Iterable[Picture], *, clients: int) -> list[Lap]:
+        """In the order in which the labels came. pictures: taken one by one, as clients have time for them."""
+        self._pictures = iter(enumerate(pictures))
+        self._laps = []
+        self._ended = asyncio.get_running_loop().create_future()
+        for _ in range(clients):
+            self._begin()
+        while not self._ended.done():
+            before = len(self._laps)
+            waited_for = {self._ended, *self._parts}
+            await asyncio.wait(waited_for, timeout=GIVE_UP_S, return_when=asyncio.FIRST_COMPLETED)
+            for part in self._parts:
+                if part.done():
+                    part.result()
+            if not self._ended.done() and len(self._laps) == before:
+                raise TimeoutError(f"no labels for {GIVE_UP_S:g} s, and {before} pictures before that")
+        return self._laps
 
     def arrived(self, task_ids: Sequence[str]) -> None:
         """The labels of these tasks are with the receiver."""
         now_s = time.perf_counter()
         for task_id in task_ids:
-            arrival = self._arrival(task_id)
-            if not arrival.done():
-                arrival.set_result(now_s)
+            if lap := self._unlabelled.pop(task_id, None):
+                self._finish(task_id, lap, now_s)
+            else:
+                self._early[task_id] = now_s
 
-    async def run(self, pictures: Iterable[Picture], *, clients: int) -> list[Lap]:
-        """In the order in which the labels came. pictures: taken one by one, as clients have time for them."""
-        left = iter(enumerate(pictures))
-
-        async def client() -> list[Lap]:
-            return [await self._one(tag, picture) for tag, picture in left]
-
-        laps = await asyncio.gather(*(client() for _ in range(clients)))
-        return sorted((lap for of_client in laps for lap in of_client), key=lambda lap: lap.arrived_s)
-
-    async def _one(self, tag: int, picture: Picture) -> Lap:
-        started_s = time.perf_counter()
+    def _begin(self) -> None:
+        """A client takes up its next picture, if there is one."""
+        tag, picture = next(self._pictures, (-1, None))
+        if picture is None:
+            if not self._unanswered and not self._unlabelled and not self._ended.done():
+                self._ended.set_result(None)
+            return
+        self._unanswered[tag] = _Open(time.perf_counter())
         request = pb.SubmitRequest(
             file_name=picture.file_name, image=picture.load(), submission_key=uuid.uuid4().hex, tag=tag
         )
         request.MergeFrom(self._header)
-        answer: asyncio.Future[pb.SubmitReply] = asyncio.get_running_loop().create_future()
-        self._answers[tag] = answer
         self._ready.put_nowait(request)
-        async with asyncio.timeout(GIVE_UP_S):
-            reply = await answer
-            acknowledged_s = time.perf_counter()
-            if not reply.task_id:
-                raise SystemExit(f"the task manager refused a picture: {reply.refusal.message}")
-            arrived_s = await self._arrival(reply.task_id)
-        del self._arrivals[reply.task_id]
-        return Lap(task_id=reply.task_id, started_s=started_s, acknowledged_s=acknowledged_s, arrived_s=arrived_s)
 
-    def _arrival(self, task_id: str) -> asyncio.Future[float]:
-        """Labels may come before the answer to the submission."""
-        if task_id not in self._arrivals:
-            self._arrivals[task_id] = asyncio.get_running_loop().create_future()
-        return self._arrivals[task_id]
+    def _answered(self, reply: pb.SubmitReply) -> None:
+        if not reply.task_id:
+            raise SystemExit(f"the task manager refused a picture: {reply.refusal.message}")
+        lap = self._unanswered.pop(reply.tag)
+        lap.acknowledged_s = time.perf_counter()
+        arrived_s = self._early.pop(reply.task_id, None)
+        if arrived_s is None:
+            self._unlabelled[reply.task_id] = lap
+        else:
+            self._finish(reply.task_id, lap, arrived_s)
+
+    def _finish(self, task_id: str, lap: _Open, arrived_s: float) -> None:
+        self._laps.append(
+            Lap(task_id=task_id, started_s=lap.started_s, acknowledged_s=lap.acknowledged_s, arrived_s=arrived_s)
+        )
+        self._begin()
 
     async def _write(self) -> None:
         while True:
@@ -118,7 +148,7 @@ class ClosedLoop:
     async def _read(self) -> None:
         while True:
             for reply in (await self._submissions.read()).replies:
-                self._answers.pop(reply.tag).set_result(reply)
+                self._answered(reply)
 
 
 @asynccontextmanager
