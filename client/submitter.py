@@ -340,6 +340,8 @@ class _Submitter:
     async def _read(self, call: _Call) -> grpc.aio.AioRpcError | None:
         try:
             while isinstance(message := await call.read(), pb.SubmitReplies):  # until the end of the stream
+                self._is_broken = False
+                self._allow(self._patience.next_answer_s)
                 for reply in message.replies:
                     self._take(reply)
         except grpc.aio.AioRpcError as error:
@@ -348,8 +350,6 @@ class _Submitter:
 
     def _take(self, reply: pb.SubmitReply) -> None:
         self._answers += 1
-        self._is_broken = False
-        self._allow(self._patience.next_answer_s)
         entry = self._open.pop(reply.tag, None)
         if entry is not None and not entry.answer.done():
             entry.answer.set_result(reply)
