@@ -75,6 +75,8 @@ class Journal:
 
     def note_owner(self, name: str, task_id: TaskId) -> None:
         """Whose it is was found on the disk, which takes longer than to look here."""
+        if len(self._owners) > 2 * MOST_TASKS:
+            self._owners = {name: task_id for task_id, name in self._names.items()}
         self._owners[name] = task_id
 
     def forget(self, task_id: TaskId) -> None:

@@ -206,12 +206,12 @@ class LabelStore:
         """The stem for a task that the journal does not know, and whether it is new: its files may be there."""
         for stem in _stems(item.file_name, item.task_id):
             name = _name(item.model, stem)
-            owner = self._journal.owner(name)
-            if owner is None:
+            if (owner := self._journal.owner(name)) is None:
                 owner = _owner_on_disk(f"{folder}/{stem}")
                 if owner is None:
                     return stem, True
-                self._journal.note_owner(name, owner)
+                if owner != item.task_id:
+                    self._journal.note_owner(name, owner)
             if owner == item.task_id:
                 return stem, False
         raise AssertionError("there is always another stem")

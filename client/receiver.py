@@ -256,7 +256,6 @@ def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None)
 class RunningReceiver:
     port: int
     counters: Counters
-    known_tasks: int  # in the journal when it started
     broken: asyncio.Future[None]
     """Ends only if labels can no longer be written, by what it raises: then the process must end."""
 
@@ -283,7 +282,6 @@ async def running_receiver(
                 yield RunningReceiver(
                     port=runner.addresses[0][1],
                     counters=receiver.counters,
-                    known_tasks=store.known_tasks,
                     broken=receiver.broken,
                 )
             finally:

@@ -53,6 +53,18 @@ def test_it_keeps_the_newest_tasks_in_memory_and_on_disk(path: Path, monkeypatch
         assert (journal.owner("shapes/bild-ä-79"), journal.owner("shapes/bild-ä-0")) == ("t79", None)
 
 
+def test_names_that_were_found_on_the_disk_do_not_pile_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "MOST_TASKS", 30)
+    with Journal.opened(path) as journal:
+        keep(journal, [entry(1)])
+        for number in range(200):
+            journal.note_owner(f"shapes/found-{number}", TaskId("somebody"))
+        known = [number for number in range(200) if journal.owner(f"shapes/found-{number}")]
+        assert 0 < len(known) <= 61
+        assert known[-1] == 199
+        assert journal.owner(entry(1).name) == "t1"
+
+
 def test_a_journal_of_an_earlier_version_is_understood(path: Path) -> None:
     path.write_text('{"task_id": "t1", "model": "shapes", "stem": "a", "digest": "00"}\n')
     with Journal.opened(path) as journal:
