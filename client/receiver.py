@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from aiohttp import StreamReader, web
+from aiohttp import HttpVersion11, web
 
 from client.label_store import LabelStore, Verdict
 from edgesched import rest
@@ -50,6 +50,7 @@ class Counters:
 @dataclass(frozen=True, slots=True)
 class _Posted:
     items: Sequence[rest.LabelledPicture]
+    charge_bytes: int
     verdicts: asyncio.Future[list[Verdict]]
 
 
@@ -105,6 +106,7 @@ class Receiver:
         for posted in group:
             own, verdicts = verdicts[: len(posted.items)], verdicts[len(posted.items) :]
             self.note(posted.items, own)
+            self._held_bytes -= posted.charge_bytes
             if not posted.verdicts.done():  # it may have stopped waiting
                 posted.verdicts.set_result(own)
 
@@ -138,12 +140,16 @@ class Receiver:
             return _problem(503, "too much is being received at once; send it again in a moment")
         self._held_bytes += charge
         try:
-            body = await _body(request.content)
+            body = await _body(request)
             if body is None:
                 return _too_large()
             items, rejected = parse(body)
             self.counters.rejected += len(rejected)
-            verdicts = await self._stored(items)
+            if items:
+                handed_over, charge = charge, 0  # held until they are written, whoever still waits for that
+                verdicts = await self._stored(items, handed_over)
+            else:
+                verdicts = []
         except InvalidInput as error:
             return _problem(400, str(error))
         except TimeoutError:
@@ -152,13 +158,11 @@ class Receiver:
             self._held_bytes -= charge
         return _answer(items, verdicts, rejected)
 
-    async def _stored(self, items: Sequence[rest.LabelledPicture]) -> list[Verdict]:
+    async def _stored(self, items: Sequence[rest.LabelledPicture], charge_bytes: int) -> list[Verdict]:
         """Raises: TimeoutError."""
-        if not items:
-            return []
         verdicts: asyncio.Future[list[Verdict]] = self._loop.create_future()
-        self._posted.put(_Posted(items, verdicts))
-        timer = self._loop.call_later(STORE_S, _give_up, verdicts)  # asyncio.timeout costs more than all else here
+        self._posted.put(_Posted(items, charge_bytes, verdicts))
+        timer = self._loop.call_later(STORE_S, _give_up, verdicts)  # asyncio.timeout takes several times as long
         try:
             return await verdicts
         finally:
@@ -170,13 +174,18 @@ def _give_up(verdicts: asyncio.Future[list[Verdict]]) -> None:
         verdicts.set_exception(TimeoutError())
 
 
-async def _body(content: StreamReader) -> bytes | None:
+async def _body(request: web.BaseRequest) -> bytes | None:
     """None: it is too large. Raises: TimeoutError."""
+    content = request.content
     if content.is_eof():  # the rule: it came together with its headers
         body = content.read_nowait()
         return body if len(body) <= MAX_BODY_BYTES else None
     chunks = bytearray()
     async with asyncio.timeout(READ_S):
+        # As curl asks before it sends much.
+        if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # that was not the answer yet
         while chunk := await content.readany():
             chunks += chunk
             if len(chunks) > MAX_BODY_BYTES:

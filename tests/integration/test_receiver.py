@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from client import receiver as receiver_module
 from client.label_store import LabelStore, Verdict
 from client.receiver import MAX_BODY_BYTES, RunningReceiver, running_receiver
 from edgesched.errors import StartupError, StorageFailed
+from edgesched.rest import LabelledPicture
 
 SCRIPT = Path(__file__).parents[2] / "client" / "rst_recv.py"
 LOCALHOST = "127.0.0.1"
@@ -111,6 +114,29 @@ async def test_a_disk_that_nobody_can_tell_the_state_of_breaks_the_receiver(
     unanswered.cancel()
 
 
+async def test_what_waits_for_a_disk_that_hangs_is_bounded_also_when_nobody_waits_for_it_any_more(
+    receiver: RunningReceiver, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, works = LabelStore.store, threading.Event()
+
+    def when_it_works(self: LabelStore, items: Sequence[LabelledPicture]) -> list[Verdict]:
+        works.wait(timeout=30)
+        return store(self, items)
+
+    monkeypatch.setattr(LabelStore, "store", when_it_works)
+    monkeypatch.setattr(receiver_module, "STORE_S", 0.05)
+    monkeypatch.setattr(receiver_module, "MAX_HELD_BYTES", 3 * receiver_module.SMALLEST_CHARGE_BYTES)
+    answers = [await post(session, url_of(receiver), {"results": [result(f"t{n}")]}) for n in range(4)]
+    works.set()
+    assert [status for status, _ in answers] == [503] * 4
+    assert ["too slow" in reply["detail"] for _, reply in answers] == [True, True, True, False]
+    monkeypatch.setattr(receiver_module, "STORE_S", 30.0)
+    async with asyncio.timeout(10):
+        while (await post(session, url_of(receiver), {"results": [result("t9")]}))[0] != 200:
+            pass
+    assert receiver.counters.received == 4
+
+
 async def test_a_bad_item_is_rejected_with_its_reason_and_the_others_are_accepted(
     receiver: RunningReceiver, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -164,6 +190,18 @@ async def test_a_body_that_says_it_is_over_the_limit_is_refused_unread(receiver:
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
     async with asyncio.timeout(10):
         assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_client_that_asks_first_whether_to_send_its_body_is_told_to(receiver: RunningReceiver) -> None:
+    body = json.dumps({"results": [result("t1")]}).encode()
+    reader, writer = await asyncio.open_connection(LOCALHOST, receiver.port)
+    writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+    async with asyncio.timeout(10):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
     writer.close()
     await writer.wait_closed()
 
