@@ -57,11 +57,6 @@ class Desk:
         self._is_closed = False
 
     @property
-    def has_work(self) -> bool:
-        """Whether another outcome is to be expected."""
-        return self._supervisor.held_count > 0
-
-    @property
     def unhealthy_reason(self) -> str | None:
         return self._supervisor.unhealthy_reason or self.outbox.trouble
 

@@ -32,9 +32,9 @@ POST_TIMEOUT_S = 5.0
 """A connection may have died in silence, and then only a new one helps. A slow receiver gets less at once."""
 
 PAUSE_FACTOR = 2.0
-LONGEST_REST_S = 0.01
+LONGEST_REST_S = 0.003
 """While labels keep coming, POSTs take a part of the time only: what one costs hardly depends on how much is in it. The
-first one after a quiet time leaves at once."""
+first one after a quiet time leaves at once. Short, for a client may wait for these before it sends its next picture."""
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0

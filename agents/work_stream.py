@@ -32,11 +32,6 @@ NEWS_PER_MESSAGE = 64
 UNHURRIED_S = 0.02
 """What nobody waits for leaves within this time, with whatever else does."""
 
-REST_S = 0.02
-"""While more pictures are in hand, so much time lies between two messages of outcomes: what one costs the board, the
-task manager and the receiver hardly depends on how much is in it. Alone, or after a quiet time, one leaves at once. At
-100 pictures a second half of it would spare the task manager nothing: hardly two outcomes would meet."""
-
 MAX_PROBE_BYTES = 64 * 1024
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -64,7 +59,6 @@ class Outgoing:
         self._control: deque[tuple[float, pb.FromAgent]] = deque()
         self._due: dict[AttemptId, float] = {}
         self._wake = Wake()
-        self._left_at = 0.0  # the last message
         self._all_sent = asyncio.Event()
 
     def say(self, message: pb.FromAgent, *, within_s: float = 0.0) -> None:
@@ -77,11 +71,6 @@ class Outgoing:
     def due(self, attempt_id: AttemptId, *, within_s: float) -> None:
         self._due.setdefault(attempt_id, self._leaves_at())
         self._wake_writer(within_s)
-
-    @property
-    def rest_s(self) -> float:
-        """How long to wait for more, if more is to come."""
-        return max(0.0, self._left_at + REST_S - asyncio.get_running_loop().time())
 
     async def all_sent(self) -> None:
         self._wake.now()
@@ -110,7 +99,6 @@ class Outgoing:
             ready.append(attempt_id)
         if self._control or self._due:
             self._wake.now()
-        self._left_at = now
         return ready
 
     def _wake_writer(self, within_s: float) -> None:
@@ -160,14 +148,11 @@ class WorkStream:
         self._ended: asyncio.Future[StreamEnded | None] = asyncio.get_running_loop().create_future()
 
     def due(self, entry: Entry) -> None:
-        """It has news. That its labels were delivered is nothing that anybody waits for."""
-        if entry.stage is Stage.REPORTING:
-            within_s = UNHURRIED_S
-        elif self._desk.has_work:
-            within_s = self._outgoing.rest_s
-        else:
-            within_s = 0.0
-        self._outgoing.due(entry.attempt_id, within_s=within_s)
+        """It has news. That its labels were delivered is nothing that anybody waits for.
+
+        Labels never wait for others: with eight pictures in flight that left workers without work, whatever it saved.
+        """
+        self._outgoing.due(entry.attempt_id, within_s=UNHURRIED_S if entry.stage is Stage.REPORTING else 0.0)
 
     async def all_sent(self) -> None:
         """Wait until nothing waits to be sent."""

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from edgesched.domain.lifecycle import OPEN_STATES
 from edgesched.errors import EdgeSchedError, StorageFailed
 from edgesched.ledger.base import NowMs
 from edgesched.ledger.database import Head, LogFile, fold_log, transaction
@@ -23,12 +22,9 @@ from edgesched.own_thread import OwnThread
 
 log = logging.getLogger(__name__)
 
-PAUSE_FACTOR, FULL_PAUSE_FACTOR = 2.0, 8.0
-MANY_OPEN_TASKS = 4
-"""From so many on, tasks wait for each other rather than for the disk, and larger groups make all of them faster:
-with eight in flight the whole way of a picture took a tenth less CPU, and less time. With fewer, somebody may be
-waiting for just this answer."""
+PAUSE_FACTOR = 2.0
 LONGEST_PAUSE_S = 0.01
+"""With eight pictures in flight, longer pauses save CPU but leave workers without work: nothing is won."""
 MAX_WAITING = 1_024
 """Commands in the queue; further callers wait for room."""
 FOLD_AFTER_ROWS = 4_000
@@ -157,9 +153,7 @@ class Writer:
         # A group that starts at once would be small, and the next ones too: what a group costs hardly depends on its
         # size. So commits take a part of the time only, whatever the disk is like.
         loop = asyncio.get_running_loop()
-        open_tasks = sum(head.counts[state] for state in OPEN_STATES)
-        factor = PAUSE_FACTOR if open_tasks < MANY_OPEN_TASKS else FULL_PAUSE_FACTOR
-        pause_s = min(LONGEST_PAUSE_S, factor * (loop.time() - self._started_at))
+        pause_s = min(LONGEST_PAUSE_S, PAUSE_FACTOR * (loop.time() - self._started_at))
         loop.call_later(pause_s, self._start_group)
 
     def _fail(self, error: BaseException, group: Sequence[_Waiting]) -> None:
