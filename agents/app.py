@@ -343,7 +343,7 @@ def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
     archive = settings.workspace_dir.resolve() / "run" / "worker.pyz"
     pack_worker(archive, brought.values())
     return WorkerPlan(
-        command=(settings.python_bin or sys.executable, "-I", str(archive)),
+        command=(settings.python_bin or sys.executable, "-I", str(archive), "--nice", str(settings.worker_nice)),
         models=specs,
         left_out=left_out,
         threads=settings.threads_per_worker,

@@ -234,6 +234,9 @@ class AgentSettings(ListeningSettings):
     python_bin: str | None = Field(None, description="interpreter for the workers; default: the daemon's own")
     python_path: tuple[str, ...] = Field((), description="directories that the workers add to sys.path (a:b:c)")
     threads_per_worker: PositiveInt = Field(1, description="threads that one inference may use")
+    worker_nice: int = Field(
+        5, ge=0, le=19, description="how far the workers step back for short work, as that of this daemon (nice)"
+    )
     worker_memory_bytes: PositiveInt = Field(
         2_000 * MIB, description="a worker that grows larger, its programs included, is replaced"
     )

@@ -23,7 +23,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
     """Take the socket and never return; `loop.py` says what the exit codes mean."""
     parser = argparse.ArgumentParser(prog="worker", description="Runs models for the agent daemon that started it.")
     parser.add_argument("--fd", type=int, required=True, help="number of the inherited Unix stream socket")
-    sock = socket.socket(fileno=parser.parse_args(arguments).fd)
+    parser.add_argument("--nice", type=int, default=0, help="how much of its turn on the CPU it leaves to others")
+    options = parser.parse_args(arguments)
+    os.nice(options.nice)  # before there are threads: each has its own
+    sock = socket.socket(fileno=options.fd)
     sock.set_inheritable(False)
     sys.dont_write_bytecode = True  # the directory of a model with a decoder of its own stays as it was delivered
     # Vendors' libraries crash; let stderr say where. A copy of it, since a backend may listen in on the first one.

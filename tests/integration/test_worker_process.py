@@ -279,6 +279,15 @@ def test_a_task_that_was_not_begun_can_be_taken_back() -> None:
         assert worker.receive("done")["attempt_id"] == "last"
 
 
+def test_it_steps_back_for_short_work_with_every_thread() -> None:
+    with running([*SOURCE, "--nice", "3"]) as worker:
+        worker.configure(echo_spec())
+        worker.receive("ready")
+        threads = [int(thread.name) for thread in Path(f"/proc/{worker.process.pid}/task").iterdir()]
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {min(19, ours + 3)}
+
+
 def test_emulation_waits_and_counts_overruns() -> None:
     with running() as worker:
         worker.configure(echo_spec())
