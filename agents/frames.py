@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field
 
+from edgesched.catalogue import MAX_BATCH
 from edgesched.domain.detection import Detection
 from edgesched.domain.task import Failure, FailureKind, Result, Timings
 from edgesched.errors import InvalidInput
@@ -30,6 +31,7 @@ LARGEST_INT32 = 2**31 - 1
 
 Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PixelCount = Annotated[int, Field(gt=0, le=LARGEST_INT32)]
+BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +43,23 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """How many pictures of a model a worker runs together, rising; and what it measured: size -> ms per picture."""
+
+    sizes: tuple[BatchSize, ...]
+    curve_ms: dict[BatchSize, Duration]
+
+    def __str__(self) -> str:
+        curve = ", ".join(f"{size}: {ms:.1f}" for size, ms in self.curve_ms.items())
+        return f"batches of up to {max(self.sizes, default=1)} (ms per picture by size: {curve})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """These models are loaded and warm; each of the others has its reason."""
+    """These models are loaded and warm; each of the others has its reason.
+
+    batches: of the models whose build allows them.
+    """
 
     type: Literal["ready"] = "ready"
     pid: int
@@ -50,6 +67,11 @@ class Ready:
     versions: dict[str, str]
     models: tuple[str, ...]
     unavailable_models: dict[str, str] = field(default_factory=dict)
+    batches: dict[str, Batches] = field(default_factory=dict)
+
+    @property
+    def largest_batch(self) -> int:
+        return max((size for batches in self.batches.values() for size in batches.sizes), default=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +108,7 @@ class Done:
     infer_ms: Duration | None
     postprocess_ms: Duration | None
     service_ms: Duration | None
+    others_ms: Duration = 0.0  # of the others in its batch, besides service_ms
     overrun_ms: Duration = 0.0
 
     def __post_init__(self) -> None:
@@ -94,13 +117,17 @@ class Done:
                 raise InvalidInput(f"class_id {detection.class_id} is too large")
 
     def result(self, *, queued_ms: float, transfer_ms: float | None) -> Result:
-        """The worker's answer together with what the daemon measured."""
+        """The worker's answer together with what the daemon measured.
+
+        The time of the others in its batch counts as waiting: so waiting and service are the time on the board, and
+        the service times of all pictures are the time that the worker worked.
+        """
         return Result(
             detections=self.detections,
             width=self.width,
             height=self.height,
             timings=Timings(
-                queued_ms=queued_ms,
+                queued_ms=queued_ms + self.others_ms,
                 decode_ms=self.decode_ms,
                 preprocess_ms=self.preprocess_ms,
                 infer_ms=self.infer_ms,

@@ -223,13 +223,15 @@ class Supervisor:
         if not any(len(hand.jobs) > 1 for hand in hands):  # as a rule: this is asked thrice per picture
             return
         idle = [slot for slot in self._slots if slot.is_idle]
-        wanted = len(idle) - sum(hand.is_asked for hand in hands)
+        wanted = len(idle) - sum(hand.asked_count for hand in hands)
+        if wanted <= 0:
+            return
         for hand in sorted(hands, key=lambda hand: hand.begun_at):
             waiting = hand.waiting
-            if wanted <= 0 or waiting is None:
+            if wanted <= 0 or not waiting:
                 continue
-            if any(waiting.assignment.model not in other.left_out for other in idle):
-                hand.ask_back(waiting)
+            if any(waiting[-1].assignment.model not in other.left_out for other in idle):
+                hand.ask_back(waiting[-1])
                 wanted -= 1
 
     def _ask_back(self, job: Job) -> None:
@@ -279,7 +281,7 @@ class Supervisor:
         why = "the worker had not finished when the attempt's time was over, so it was replaced"
         self._finish(job, Failure(kind=FailureKind.TIMED_OUT, message=why))
         for slot in self._slots:
-            if job in slot.hand.jobs:
+            if job in slot.hand.begun:
                 slot.kill(FailureKind.TIMED_OUT, why)
 
 

@@ -34,6 +34,7 @@ class Job:
     deadline_at: float
     transfer_ms: float | None
     started_at: float | None = None  # when a worker began it
+    is_alone: bool = False  # its worker died while it ran together with others: from now on it shares no inference
     timer: asyncio.TimerHandle | None = None
 
     @property

@@ -60,4 +60,6 @@ class WorkerPlan:
         header: dict[str, Any] = {"type": "task", "attempt_id": job.attempt_id, "model": job.assignment.model}
         if self.min_service_ms is not None:
             header["min_service_ms"] = self.min_service_ms
+        if job.is_alone:
+            header["is_alone"] = True
         return header

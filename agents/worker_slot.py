@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
 from agents.frames import Done, Dropped, Failed, Loading, LogLine, Pulse, Ready, Started, Unavailable, WorkerMessage
@@ -59,7 +60,7 @@ class WorkerSlot:
         self._listening: asyncio.Timeout | None = None  # to the present worker; it expires when the worker has to leave
         self._worker: WorkerProcess | None = None
         self._cause: Failure | None = None  # why this daemon killed the present worker
-        self._blamed: Job | None = None  # the job that the worker had begun then
+        self._blamed: Sequence[Job] = ()  # the jobs that the worker had begun then
         self._has_excuse = False  # the present worker said why it cannot work
         self._has_run = False
         self._last_line = ""  # that the present worker has printed
@@ -86,21 +87,21 @@ class WorkerSlot:
         return self._worker.pid if self._worker is not None and self._worker.exit_code is None else None
 
     def kill(self, kind: FailureKind, why: str) -> None:
-        """End the worker; the job that it had started fails with this."""
+        """End the worker; the job that it had begun fails with this."""
         if self._worker is not None and self._cause is None:
-            self._cause, self._blamed = Failure(kind=kind, message=why), self.hand.started
+            self._cause, self._blamed = Failure(kind=kind, message=why), tuple(self.hand.begun)
             log.warning("worker.killed", extra={"worker": self.name, "pid": self._worker.pid, "why": why})
             self._worker.kill()
 
     def report(self) -> WorkerReport:
-        started = self.hand.started
+        begun = self.hand.begun
         codes = self._record.exit_codes
         return WorkerReport(
             name=self.name,
             pid=self.pid,
             state=self.state,
             reason=self.trouble,
-            current_task=started.assignment.task_id if started else None,
+            current_task=begun[0].assignment.task_id if begun else None,
             restarts=self._record.restarts,
             last_exit_code=codes[-1] if codes else None,
             exit_codes=tuple(codes),
@@ -155,8 +156,7 @@ class WorkerSlot:
             self._order = order
             self._say(f"told to {order}")
             log.info("worker.told", extra={"worker": self.name, "order": order, "why": self.trouble})
-            if (job := self.hand.waiting) is not None:
-                self.hand.ask_back(job)
+            self.hand.ask_back(*self.hand.waiting)
             if self.hand.jobs:  # a worker that answers nothing is not waited for any longer than these may take
                 latest = max(job.deadline_at for job in self.hand.jobs)
                 asyncio.get_running_loop().call_at(latest, self._hang_up, self._worker)
@@ -237,7 +237,7 @@ class WorkerSlot:
 
     async def _live(self, worker: WorkerProcess) -> None:
         self._worker, self._heard_at = worker, asyncio.get_running_loop().time()
-        self._cause, self._blamed, self._has_excuse = None, None, False
+        self._cause, self._blamed, self._has_excuse = None, (), False
         self._say(f"started as process {worker.pid}")
         self._tell()
         feeder = asyncio.create_task(self._feed(worker), name=f"feeder of {self.name}")
@@ -279,11 +279,22 @@ class WorkerSlot:
             self.kill(FailureKind.TIMED_OUT, f"its models were not loaded within {limit}")
 
     def _be_late(self) -> None:
-        """The present job may hang: what waits behind it may go to another worker, and nothing new comes here."""
-        if not self._owner.holds(self.hand.jobs[0].attempt_id):  # asked back in the moment in which it was begun
+        """The present jobs may hang: what waits behind them may go to another worker, and nothing new comes here.
+
+        A batch gets half of the time that is left for it, so that its pictures can still be tried one by one.
+        """
+        begun = self.hand.begun
+        if not any(self._owner.holds(job.attempt_id) for job in begun):  # asked back when they were just begun
             self.kill(FailureKind.TIMED_OUT, "it worked for too long on an attempt that nobody waits for any more")
-        elif (job := self.hand.waiting) is not None:
-            self.hand.ask_back(job)
+            return
+        self.hand.ask_back(*self.hand.waiting)
+        if self.hand.begun_together > 1:
+            latest = (self.hand.begun_at + min(job.deadline_at for job in begun)) / 2
+            asyncio.get_running_loop().call_at(latest, self._give_up_batch, begun[0])
+
+    def _give_up_batch(self, job: Job) -> None:
+        if job in self.hand.begun:
+            self.kill(FailureKind.TIMED_OUT, "it did not finish a batch, so it was replaced")
 
     # --- what the worker says ---
 
@@ -330,12 +341,15 @@ class WorkerSlot:
         self._state = SlotState.READY
         if self._order is not Order.STOP:
             self.trouble = None
+        self.hand.largest_batch = message.largest_batch
         self.left_out = self._plan.missing(message.models, message.unavailable_models | self._blame.reasons)
         versions = " ".join(
             f"{name} {version}" for name, version in {"python": message.python, **message.versions}.items()
         )
-        log.info("worker.ready", extra={"worker": self.name, "pid": message.pid, "versions": versions})
-        self._say(f"ready: {versions}")
+        batches = {model: str(batches) for model, batches in message.batches.items()}
+        extra = {"worker": self.name, "pid": message.pid, "versions": versions}
+        log.info("worker.ready", extra={**extra, "batches": batches} if batches else extra)
+        self._say("; ".join([f"ready: {versions}", *(f"{model} in {told}" for model, told in batches.items())]))
         self._tell()
 
     def _prove_able(self) -> None:
@@ -357,19 +371,33 @@ class WorkerSlot:
             how += f": {self._last_line[:MAX_LINE_CHARS]}"
         self._say(f"{self._cause.message}: {how}" if self._cause else how)
         crash = self._cause or Failure(kind=FailureKind.WORKER_CRASHED, message=how)
-        started, others = self.hand.empty()
-        if started is not None:
-            if self._cause is None or started is self._blamed:
-                self._owner.finished(started, crash)
-            else:  # begun while the kill for another job's sake was on its way
-                started.started_at = None
-                others = [started, *others]
-        self._owner.came_back(others)
+        self._owner.came_back(self._innocent(crash))
         if self._order is not Order.RUN:
             return self._obey()
         if self._has_excuse:
             return self._down(self.trouble or how, self._plan.pace.longest_pause_s)
         return self._pause_after_crash(exit_code, crash.message)
+
+    def _innocent(self, crash: Failure) -> Sequence[Job]:
+        """Tell the outcome of the jobs that are to blame for the worker's death. Returns the others, to be done again.
+
+        Of those that were begun together one is to blame, and nobody knows which: each is tried again alone, and only
+        then one that kills its worker pays for it.
+        """
+        together = self.hand.begun_together
+        begun, others = self.hand.empty()
+        innocent = []
+        for job in begun:
+            if self._cause is not None and job not in self._blamed:
+                innocent.append(job)  # begun while the kill for another job's sake was on its way
+            elif together > 1 and not job.is_alone and crash.kind is not FailureKind.REFUSED:
+                job.is_alone = True
+                innocent.append(job)
+            else:
+                self._owner.finished(job, crash)
+        for job in innocent:
+            job.started_at = None
+        return [*innocent, *others]
 
     def _obey(self) -> float:
         """The worker has left, as it was told."""

@@ -29,6 +29,11 @@ DEFAULTS_OF_BACKEND: Mapping[str, Mapping[str, Any]] = {  # where they differ fr
     "rknn": {"layout": "nhwc", "dtype": "uint8"},  # it normalises the pixels itself
 }
 
+ONE_PICTURE_AT_A_TIME = ("acl", "exec", "rknn")
+"""Backends that take no batches."""
+
+MAX_BATCH = 64
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Channels = tuple[float, float, float]
 
@@ -54,6 +59,7 @@ class Build(BaseModel):
     std: Channels = (1.0, 1.0, 1.0)
     resize: Literal["letterbox", "stretch"] = "letterbox"
     pad_value: Annotated[int, Field(ge=0, le=255)] = 114
+    max_batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 1  # pictures per inference, at most
     options: Mapping[str, Any] = {}  # passed to the backend as they are
 
     @model_validator(mode="before")
@@ -73,6 +79,14 @@ class Build(BaseModel):
         if self.dtype == "uint8" and self.scale != 1.0:
             raise ValueError(
                 'scale must be 1 (leave it out) with dtype "uint8": the model normalises the pixels itself'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_batch(self) -> Build:
+        if self.max_batch > 1 and self.backend in ONE_PICTURE_AT_A_TIME:
+            raise ValueError(
+                f"max_batch must be 1 (leave it out): backend {self.backend!r} takes one picture at a time"
             )
         return self
 

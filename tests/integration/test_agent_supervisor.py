@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agents.work import Job
 from agents.worker_process import ending_of
 from edgesched.domain.task import AttemptId, Failure, FailureKind
 from tests.support.agent_parts import WITHIN_S, fake_plan, logged
@@ -126,6 +127,70 @@ async def test_a_crash_costs_one_attempt_and_the_prefetched_one_survives() -> No
         await board.labels("good")
         (report,) = board.supervisor.reports()
         assert (report.restarts, report.last_exit_code) == (1, -signal.SIGSEGV)
+
+
+async def begun_together(board: Board, *jobs: Job) -> None:
+    """Have a worker begin these at once, after another one."""
+    board.supervisor.submit(job("first", f"crowd {len(jobs)}"))
+    await board.until(lambda: board.supervisor.reports()[0].state == "busy")
+    for each in jobs:
+        board.supervisor.submit(each)
+    await board.labels("first")
+
+
+async def test_a_worker_that_runs_batches_has_the_next_one_already() -> None:
+    async with running(fake_plan("batches")) as board:
+        await begun_together(board, *(job(f"a{i}", "together") for i in range(7)))
+        labels = [(await board.labels(f"a{i}")).detections[0].label for i in range(7)]
+        assert labels == ["4"] * 4 + ["2"] * 2 + ["1"]
+
+
+async def test_of_a_batch_that_kills_its_worker_the_guilty_picture_alone_pays() -> None:
+    async with running(fake_plan("batches")) as board:
+        jobs = [job("a", "together"), job("bad", "crash"), job("b", "together"), job("c", "together")]
+        await begun_together(board, *jobs)
+        failure = await board.failure("bad")
+        assert failure.kind is FailureKind.WORKER_CRASHED
+        for name in ("a", "b", "c"):
+            assert (await board.labels(name)).detections[0].label == "1"
+        assert board.supervisor.reports()[0].restarts == 2
+
+
+async def test_of_a_batch_that_hangs_the_guilty_picture_alone_pays() -> None:
+    async with running(fake_plan("batches", late_after_s=0.05)) as board:
+        await begun_together(board, job("a"), job("bad", "hang", remaining_s=4.0))
+        await board.labels("a")
+        failure = await board.failure("bad")
+        assert failure.kind is FailureKind.TIMED_OUT
+        board.supervisor.submit(job("next"))
+        await board.labels("next")
+        assert board.supervisor.reports()[0].restarts == 2
+
+
+async def test_a_batch_that_takes_too_much_memory_is_tried_one_by_one() -> None:
+    async with running(fake_plan("batches", check_s=0.05), memory_bytes=100 << 20) as board:
+        await begun_together(board, job("a"), job("greedy", "eat"))
+        await board.labels("a")
+        assert (await board.failure("greedy")).kind is FailureKind.WORKER_CRASHED
+
+
+async def test_an_operator_s_kill_gives_a_whole_batch_to_other_boards() -> None:
+    async with running(fake_plan("batches", late_after_s=600.0)) as board:
+        await begun_together(board, job("a", "hang"), job("b"))
+        await board.until(lambda: board.supervisor.reports()[0].current_task == "task-a")
+        await board.supervisor.control("kill")
+        for name in ("a", "b"):
+            assert (await board.failure(name)).kind is FailureKind.REFUSED
+
+
+async def test_time_in_a_batch_counts_once() -> None:
+    async with running(fake_plan("batches")) as board:
+        await begun_together(board, *(job(f"a{i}", "slow 0.1") for i in range(4)))
+        began = asyncio.get_running_loop().time()
+        before = board.supervisor.busy_seconds()
+        for i in range(4):
+            await board.labels(f"a{i}")
+        assert board.supervisor.busy_seconds() - before <= asyncio.get_running_loop().time() - began
 
 
 async def test_a_crashing_worker_does_not_disturb_its_neighbour(tmp_path: Path) -> None:

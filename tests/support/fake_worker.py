@@ -3,6 +3,7 @@
     label          one detection (any text that is not listed here as well)
     wait PATH      as soon as the file PATH exists, one detection
     meet DIR N     as soon as N pictures have met in the directory DIR, one detection
+    crowd N        as soon as N pictures wait behind it, one detection
     spin PATH      computes until the file PATH exists, then one detection
     program PATH   the same, in a program of its own
     slow SECONDS   one detection after that time
@@ -16,13 +17,15 @@
     stranger       answers for an attempt that it was never given
     eat            takes 200 MB of memory, then never answers
     feed           the same, in a program of a program of its own
+    together       one detection whose label is how many pictures were begun together
 
 A model whose name starts with "broken" is left out, until there is a file `repaired` in its directory; one whose name
 starts with "deadly" kills the worker that loads it, one that starts with "endless" is never loaded. A picture that was
 not begun is given back on "drop".
 
 Started with `--mode`: ready (the default), unavailable, crash (at once), mute (never gets ready), deaf (ignores "stop"
-and SIGTERM).
+and SIGTERM), batches (begins 2 or 4 pictures that wait together, unless one has to be alone, and answers when all are
+done).
 """
 
 from __future__ import annotations
@@ -42,6 +45,9 @@ from typing import Any
 
 PREFIX = struct.Struct("<II")
 NEVER_S = 3600.0
+BATCHES: dict[str, Any] = {"sizes": [1, 2, 4], "curve_ms": {"1": 10.0, "2": 7.0, "4": 5.0}}
+
+INBOX: list[tuple[str, str]] = []  # attempts with their text
 
 
 def read_frame(file: Any) -> tuple[dict[str, Any], bytes]:
@@ -57,23 +63,22 @@ def say(sock: socket.socket, **header: object) -> None:
     sock.sendall(PREFIX.pack(len(data), 0) + data)
 
 
-def done(sock: socket.socket, attempt_id: str, text: str) -> None:
+def done(attempt_id: str, text: str) -> dict[str, Any]:
     detection = {"class_id": 0, "label": text, "confidence": 0.5, "x1": 1.0, "y1": 2.0, "x2": 3.0, "y2": 4.0}
     times = dict.fromkeys(("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "service_ms"), 1.0)
-    say(
-        sock,
-        type="done",
-        attempt_id=attempt_id,
-        detections=[detection],
-        width=10,
-        height=20,
-        overrun_ms=0.0,
-        **times,
-    )
+    answer = {"type": "done", "attempt_id": attempt_id, "detections": [detection], "width": 10, "height": 20}
+    return {**answer, "overrun_ms": 0.0, **times}
 
 
-def perform(sock: socket.socket, attempt_id: str, text: str) -> None:
-    say(sock, type="started", attempt_id=attempt_id)
+def perform(sock: socket.socket, tasks: list[tuple[str, str]]) -> None:
+    for attempt_id, _ in tasks:
+        say(sock, type="started", attempt_id=attempt_id)
+    for answer in [act(sock, attempt_id, text, len(tasks)) for attempt_id, text in tasks]:
+        say(sock, **answer)
+
+
+def act(sock: socket.socket, attempt_id: str, text: str, together: int) -> dict[str, Any]:
+    """Do what a picture says. Returns: the answer."""
     word, _, rest = text.partition(" ")
     if word == "wait":
         while not Path(rest).exists():
@@ -83,6 +88,9 @@ def perform(sock: socket.socket, attempt_id: str, text: str) -> None:
         os.makedirs(directory, exist_ok=True)
         Path(directory, attempt_id).touch()
         while len(os.listdir(directory)) < int(count):
+            time.sleep(0.005)
+    elif word == "crowd":
+        while len(INBOX) < int(rest):
             time.sleep(0.005)
     elif word == "spin":
         while not Path(rest).exists():
@@ -112,11 +120,12 @@ def perform(sock: socket.socket, attempt_id: str, text: str) -> None:
         time.sleep(float(rest))
     elif word == "measure":
         text = str(len(text))
+    elif word == "together":
+        text = str(together)
     if word in ("invalid", "raise"):
         kind = "invalid_input" if word == "invalid" else "worker_error"
-        say(sock, type="failed", attempt_id=attempt_id, kind=kind, message=f"told to: {text}")
-        return
-    done(sock, attempt_id, text)
+        return {"type": "failed", "attempt_id": attempt_id, "kind": kind, "message": f"told to: {text}"}
+    return done(attempt_id, text)
 
 
 def load(sock: socket.socket, name: str) -> None:
@@ -162,8 +171,9 @@ def main() -> None:
         versions={"fake": "1"},
         models=whole,
         unavailable_models=broken,
+        batches=dict.fromkeys(whole, BATCHES) if arguments.mode == "batches" else {},
     )
-    inbox: list[tuple[str, str]] = []
+    alone: set[str] = set()
     changed = threading.Condition()
 
     def fill() -> None:
@@ -173,21 +183,24 @@ def main() -> None:
                 os._exit(0)
             with changed:
                 if header["type"] == "task":
-                    inbox.append((header["attempt_id"], body.decode()))
+                    alone.update([header["attempt_id"]] if header.get("is_alone") else [])
+                    INBOX.append((header["attempt_id"], body.decode()))
                     changed.notify()
                 elif header["type"] == "drop":
-                    kept = [task for task in inbox if task[0] != header["attempt_id"]]
-                    was_there, inbox[:] = len(kept) < len(inbox), kept
+                    kept = [task for task in INBOX if task[0] != header["attempt_id"]]
+                    was_there, INBOX[:] = len(kept) < len(INBOX), kept
                     if was_there:
                         say(sock, type="dropped", attempt_id=header["attempt_id"])
 
     threading.Thread(target=fill, daemon=True).start()
     while True:
         with changed:
-            while not inbox:
+            while not INBOX:
                 changed.wait()
-            task = inbox.pop(0)
-        perform(sock, *task)
+            sizes = BATCHES["sizes"] if arguments.mode == "batches" else [1]
+            count = max(n for n in sizes if n == 1 or (not alone & {task[0] for task in INBOX[:n]} and n <= len(INBOX)))
+            tasks, INBOX[:] = INBOX[:count], INBOX[count:]
+        perform(sock, tasks)
 
 
 if __name__ == "__main__":
