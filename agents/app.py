@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 64 * MIB
 WINDOW_TASKS_PER_SLOT = 8
+WINDOW_BATCHES_PER_SLOT = 4
+"""One in hand, one that waits, and as many on their way or just done."""
+
 FINISH_S = 5.0
 SETTLE_S = 5.0
 """Workers that load their models for longer do not keep the board from being seen; it says that it is not ready."""
@@ -110,7 +113,7 @@ class Agent:
             models=frozenset(spec["name"] for spec in plan.models),
             # The most that it makes sense to have here at once; placement keeps to as many as the link and the model
             # need. With a model of a few milliseconds most pictures are on their way, or have just been done.
-            window_tasks=WINDOW_TASKS_PER_SLOT * self._slots,
+            window_tasks=self._slots * max(WINDOW_TASKS_PER_SLOT, WINDOW_BATCHES_PER_SLOT * plan.max_batch),
             window_bytes=WINDOW_BYTES,
         )
         self._desk = Desk(self._supervisor, outbox, self._limits)
@@ -349,7 +352,7 @@ def _plan(settings: AgentSettings, board: Board) -> WorkerPlan:
         threads=settings.threads_per_worker,
         python_path=settings.python_path,
         cache_dir=str(settings.workspace_dir.resolve() / "cache"),
-        min_service_ms=board.profile.service_ms if isinstance(board, EmulatedBoard) else None,
+        emulation=board.emulation if isinstance(board, EmulatedBoard) else None,
         rules=_rules(settings),
         pace=Pace(start_timeout_s=settings.recovery_timeout_s),
     )

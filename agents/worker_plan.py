@@ -35,9 +35,14 @@ class WorkerPlan:
     threads: int = 1
     python_path: tuple[str, ...] = ()
     cache_dir: str = ""  # where engines that are built on this board are kept; empty: the worker's own choice
-    min_service_ms: float | None = None  # emulated boards: no picture takes less
+    emulation: Mapping[str, float] | None = None  # of an emulated board: fields of the worker's Emulation
     rules: Rules = Rules()
     pace: Pace = Pace()  # noqa: RUF009 - it is frozen
+
+    @property
+    def max_batch(self) -> int:
+        """The most pictures that an inference of any model may take; a worker may choose fewer."""
+        return max((spec.get("build", {}).get("max_batch", 1) for spec in self.models), default=1)
 
     def configure(self, slot: int, without: Container[str] = ()) -> dict[str, Any]:
         return {
@@ -48,6 +53,7 @@ class WorkerPlan:
             "python_path": list(self.python_path),
             "cache_dir": self.cache_dir,
             "heartbeat_interval_ms": 1000,
+            "emulation": self.emulation,
         }
 
     def missing(self, loaded: Container[str], reasons: Mapping[str, str]) -> dict[str, str]:
@@ -58,8 +64,6 @@ class WorkerPlan:
 
     def task(self, job: Job) -> dict[str, Any]:
         header: dict[str, Any] = {"type": "task", "attempt_id": job.attempt_id, "model": job.assignment.model}
-        if self.min_service_ms is not None:
-            header["min_service_ms"] = self.min_service_ms
         if job.is_alone:
             header["is_alone"] = True
         return header

@@ -31,6 +31,6 @@ class FrameError(WorkerError):
     """The bytes on the socket are no frame: a bound is violated, or the stream ended inside one."""
 
 
-def current_traceback() -> str:
-    """The traceback of the exception that is being handled; of a very long one the end."""
-    return traceback.format_exc()[-MAX_TRACEBACK_CHARS:]
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an exception; of a very long one the end."""
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))[-MAX_TRACEBACK_CHARS:]

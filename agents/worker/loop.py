@@ -17,14 +17,15 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Mapping, NoReturn, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
-from .errors import FrameError, InvalidInput, WorkerError, current_traceback
+from .emulation import Emulation
+from .errors import FrameError, InvalidInput, WorkerError, traceback_of
 from .frames import encoded, read_frame
 from .spec import Configure, parse_configure
 
 if TYPE_CHECKING:
-    from .model import Answer, Model
+    from .model import Answer, Model, Outcome
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -32,7 +33,7 @@ EXIT_UNAVAILABLE = 3
 EXIT_OUT_OF_MEMORY = 4
 EXIT_BROKEN_STREAM = 5
 
-PREFETCH = 2  # tasks that wait in the worker, so that compute never waits for its next picture
+PREFETCH = 2  # batches that wait in the worker, so that compute never waits for its next pictures
 MAX_MESSAGE_CHARS = 2_000
 PIP_NAMES = {"cv2": "opencv-python-headless"}
 
@@ -48,11 +49,12 @@ def run(sock: socket.socket) -> NoReturn:
     for thread in (pace, reader):
         thread.start()
     models = _open_models(configure, channel)
+    inbox.batch_sizes = {name: model.batch_sizes for name, model in models.items()}
     while True:
-        task = inbox.next()
-        if task is None:
+        tasks = inbox.next()
+        if not tasks:
             break
-        _perform(task, models, channel)
+        _perform(tasks, models, channel, configure.emulation)
         if inbox.is_empty:  # else the answer leaves with the next task's "started": one wake-up of the daemon less
             channel.flush()
     channel.flush()
@@ -119,13 +121,13 @@ class Channel:
         _leave(exit_code)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """One picture to look at. body: as encoded. min_service_ms: emulation, None to be as fast as possible."""
+    """One picture to look at. body: as encoded. is_alone: it may be dangerous, so it is never put into a batch."""
 
     attempt_id: str
     model: str
-    min_service_ms: Optional[float]
+    is_alone: bool
     body: bytearray
 
 
@@ -133,6 +135,8 @@ class Inbox:
     """The tasks that came and were not started. One thread fills it, the main thread empties it."""
 
     def __init__(self, channel: Channel) -> None:
+        self.batch_sizes: Mapping[str, Sequence[int]] = {}
+        """Model -> how many pictures to run together, rising; one, if it is not here."""
         self._channel = channel
         self._tasks: Deque[Task] = deque()
         self._changed = threading.Condition()
@@ -157,20 +161,33 @@ class Inbox:
     def is_empty(self) -> bool:
         return not self._tasks
 
-    def next(self) -> Optional[Task]:
-        """Wait for the next task; None once the daemon said stop, even if tasks are left."""
+    def next(self) -> Sequence[Task]:
+        """Wait for the next task, and take those with it that are here now and may share its batch.
+
+        Returns: none once the daemon said stop, even if tasks are left.
+        """
         with self._changed:
             while not (self._tasks or self._is_stopping):
                 self._changed.wait()
             if self._is_stopping:
-                return None
-            task = self._tasks.popleft()
+                return ()
+            batch = self._batch()
             self._changed.notify_all()
-            return task
+            return batch
+
+    def _batch(self) -> Sequence[Task]:
+        first = self._tasks[0]
+        sizes = self.batch_sizes.get(first.model, (1,))
+        if len(self._tasks) == 1 or len(sizes) == 1 or first.is_alone:
+            return (self._tasks.popleft(),)
+        alike = [task for task in self._tasks if task.model == first.model and not task.is_alone]
+        batch = alike[: max(size for size in sizes if size <= len(alike))]
+        self._tasks = deque(task for task in self._tasks if task not in batch)
+        return batch
 
     def _put(self, task: Task) -> None:
         with self._changed:
-            while len(self._tasks) >= PREFETCH:
+            while len(self._tasks) >= PREFETCH * max(map(max, self.batch_sizes.values()), default=1):
                 self._changed.wait()
             self._tasks.append(task)
             self._changed.notify_all()
@@ -186,15 +203,10 @@ class Inbox:
 
     def _parsed(self, header: Mapping[str, Any], body: bytearray) -> Task:
         try:
-            least = header.get("min_service_ms")
-            return Task(
-                attempt_id=header["attempt_id"],
-                model=header["model"],
-                min_service_ms=None if least is None else float(least),
-                body=body,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            self._channel.refuse(f"a task frame lacks or garbles a key: {error!r}")
+            is_alone = bool(header.get("is_alone", False))
+            return Task(attempt_id=header["attempt_id"], model=header["model"], is_alone=is_alone, body=body)
+        except KeyError as error:
+            self._channel.refuse(f"a task frame lacks a key: {error!r}")
 
 
 def _configured(channel: Channel) -> Configure:
@@ -237,44 +249,80 @@ def _open_models(configure: Configure, channel: Channel) -> Dict[str, Model]:
     for spec in configure.models:
         channel.send({"type": "loading", "model": spec.name})  # a vendor's library that crashes now names nobody
         try:
-            models[spec.name] = open_model(spec, channel.log)
+            models[spec.name] = open_model(spec, channel.log, configure.emulation)
         except WorkerError as error:
             reasons[spec.name] = str(error)[:MAX_MESSAGE_CHARS]
     if not models:
         reason = "; ".join(reasons.values())
         channel.end({"type": "unavailable", "reason": reason[:MAX_MESSAGE_CHARS]}, EXIT_UNAVAILABLE)
     ready = {"type": "ready", "pid": os.getpid(), "python": platform.python_version()}
-    loaded = {"models": list(models), "unavailable_models": reasons}
+    batches = {
+        name: {"sizes": list(model.batch_sizes), "curve_ms": model.batch_curve}
+        for name, model in models.items()
+        if model.batch_curve
+    }
+    loaded = {"models": list(models), "unavailable_models": reasons, "batches": batches}
     channel.send({**ready, "versions": versions_of(list(models.values())), **loaded})
     return models
 
 
-def _perform(task: Task, models: Mapping[str, Model], channel: Channel) -> None:
-    """Do one task and answer it with "done" or "failed"; only want of memory ends the worker."""
-    channel.send({"type": "started", "attempt_id": task.attempt_id})
+def _perform(
+    tasks: Sequence[Task], models: Mapping[str, Model], channel: Channel, emulation: Optional[Emulation]
+) -> None:
+    """Do tasks for one model together, and answer each with "done" or "failed"; only want of memory ends the worker."""
+    for task in tasks:
+        channel.hold({"type": "started", "attempt_id": task.attempt_id})
+    channel.flush()
     began = time.perf_counter()
+    model = models.get(tasks[0].model)
+    outcomes: Sequence[Outcome]
     try:
-        if task.model not in models:
-            raise WorkerError(f"model {task.model!r} is not loaded here; loaded: {', '.join(models)}")
-        answer = models[task.model].run(task.body)
-        channel.hold(_done(task, answer, began))
-    except InvalidInput as error:
-        channel.send(_failed(task, "invalid_input", str(error)))
+        if model is not None:
+            outcomes = model.run_batch([task.body for task in tasks])
+        else:
+            missing = WorkerError(f"model {tasks[0].model!r} is not loaded here; loaded: {', '.join(models)}")
+            outcomes = [missing] * len(tasks)
     except MemoryError as error:
-        channel.end(_failed(task, "worker_error", f"MemoryError: {error}"), EXIT_OUT_OF_MEMORY)
-    except Exception as error:  # noqa: BLE001 - vendors' libraries and users' decoders raise anything
-        fields = {"attempt_id": task.attempt_id, "model": task.model, "traceback": current_traceback()}
-        channel.log("error", "task.crashed", fields)
-        channel.send(_failed(task, "worker_error", f"{type(error).__name__}: {error}"))
+        _end_without_memory(tasks, error, channel)
+    except Exception as error:  # noqa: BLE001 - a backend of a user's own may raise anything
+        outcomes = [error] * len(tasks)
+    answers = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+    overrun_ms = emulation.wait(len(tasks), began) if answers and emulation is not None else 0.0
+    took_ms = 1000 * (time.perf_counter() - began)
+    shared_ms = (took_ms - sum(answer.work_ms for answer in answers)) / max(1, len(answers))
+    for index, task in enumerate(tasks):
+        outcome = outcomes[index]
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            service_ms = outcome.work_ms + shared_ms
+            channel.hold(_done(task, outcome, service_ms, took_ms - service_ms, overrun_ms / len(answers)))
+        except InvalidInput as error:
+            channel.hold(_failed(task, "invalid_input", str(error)))
+        except MemoryError as error:
+            _end_without_memory([task], error, channel)
+        except Exception as error:  # noqa: BLE001 - vendors' libraries and users' decoders raise anything
+            fields = {"attempt_id": task.attempt_id, "model": task.model, "traceback": traceback_of(error)}
+            channel.log("error", "task.crashed", fields)
+            channel.hold(_failed(task, "worker_error", f"{type(error).__name__}: {error}"))
 
 
-def _done(task: Task, answer: Answer, began: float) -> Dict[str, Any]:
-    """The "done" header, once the emulated time has passed too. began: time.perf_counter() when compute began."""
-    overrun_ms = 0.0
-    if task.min_service_ms is not None:
-        left_ms = task.min_service_ms - 1000 * (time.perf_counter() - began)
-        overrun_ms = max(0.0, -left_ms)
-        time.sleep(max(0.0, left_ms) / 1000)
+def _end_without_memory(tasks: Sequence[Task], error: MemoryError, channel: Channel) -> NoReturn:
+    """One task is to blame for it. Of several nobody knows which: the daemon tries each one alone."""
+    if len(tasks) == 1:
+        channel.end(_failed(tasks[0], "worker_error", f"MemoryError: {error}"), EXIT_OUT_OF_MEMORY)
+    fields = {"model": tasks[0].model, "pictures": len(tasks), "reason": str(error)}
+    channel.end({"type": "log", "level": "error", "event": "batch.out_of_memory", "fields": fields}, EXIT_OUT_OF_MEMORY)
+
+
+def _done(task: Task, answer: Answer, service_ms: float, others_ms: float, overrun_ms: float) -> Dict[str, Any]:
+    """The "done" header.
+
+    service_ms: this picture's part of the time that its batch took; all parts together are that time. So they tell
+        placement how fast the board works, and how busy it is; if each picture claimed all of the time, a board that
+        works in batches would look as slow as one that does not.
+    others_ms: the parts of the others in the batch, in which this one waited.
+    """
     return {
         "type": "done",
         "attempt_id": task.attempt_id,
@@ -285,7 +333,8 @@ def _done(task: Task, answer: Answer, began: float) -> Dict[str, Any]:
         "preprocess_ms": round(answer.preprocess_ms, 3),
         "infer_ms": round(answer.infer_ms, 3),
         "postprocess_ms": round(answer.postprocess_ms, 3),
-        "service_ms": round(1000 * (time.perf_counter() - began), 3),
+        "service_ms": round(service_ms, 3),
+        "others_ms": round(max(0.0, others_ms), 3),
         "overrun_ms": round(overrun_ms, 3),
     }
 

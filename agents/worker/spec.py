@@ -6,8 +6,9 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+from .emulation import Emulation
 from .errors import InvalidInput, ModelUnavailable
 
 LAYOUTS = ("nchw", "nhwc")
@@ -15,6 +16,7 @@ DTYPES = ("float32", "float16", "uint8")
 COLOUR_ORDERS = ("rgb", "bgr")
 RESIZES = ("letterbox", "stretch")
 MAX_PIXELS = 64_000_000  # of one picture: 192 MB when it is decoded
+MAX_BATCH = 64  # pictures that wait in a worker are in its memory
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class BuildSpec:
     pad_value: 0..255, the grey of a letterbox's bars.
     options: what only this backend understands.
     plugin: module:class of a backend that another package brings; empty for the built-in ones.
+    max_batch: so many pictures may one inference take; 1: batches are off.
     """
 
     backend: str
@@ -42,6 +45,7 @@ class BuildSpec:
     pad_value: int
     options: Mapping[str, Any] = field(default_factory=dict)
     plugin: str = ""
+    max_batch: int = 1
 
     def __post_init__(self) -> None:
         _one_of("layout", self.layout, LAYOUTS)
@@ -52,6 +56,8 @@ class BuildSpec:
             raise InvalidInput(f"the input must have an area, got {self.input_width}x{self.input_height}")
         if not 0 <= self.pad_value <= 255:
             raise InvalidInput(f"pad_value must be 0..255, got {self.pad_value}")
+        if not 1 <= self.max_batch <= MAX_BATCH:
+            raise InvalidInput(f"max_batch must be 1..{MAX_BATCH}, got {self.max_batch}")
         if len(self.mean) != 3 or len(self.std) != 3:
             raise InvalidInput("mean and std must have three numbers each")
         if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))) or 0 in self.std:
@@ -60,9 +66,13 @@ class BuildSpec:
     @property
     def input_shape(self) -> Tuple[int, int, int, int]:
         """The shape of one picture's input, batch of one."""
+        return self.batch_shape(1)
+
+    def batch_shape(self, size: int) -> Tuple[int, int, int, int]:
+        """The shape of the input for so many pictures."""
         if self.layout == "nchw":
-            return (1, 3, self.input_height, self.input_width)
-        return (1, self.input_height, self.input_width, 3)
+            return (size, 3, self.input_height, self.input_width)
+        return (size, self.input_height, self.input_width, 3)
 
 
 @dataclass(frozen=True)
@@ -107,11 +117,13 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Configure:
-    """The daemon's first frame: everything that a worker does not decide for itself."""
+    """The daemon's first frame: everything that a worker does not decide for itself. emulation: None to be as fast as
+    possible."""
 
     models: Tuple[ModelSpec, ...]
     python_path: Tuple[str, ...]
     heartbeat_interval_ms: int
+    emulation: Optional[Emulation] = None
 
 
 def parse_configure(header: Mapping[str, Any]) -> Configure:
@@ -128,10 +140,12 @@ def parse_configure(header: Mapping[str, Any]) -> Configure:
         raise InvalidInput(f"heartbeat_interval_ms must be at least 1, got {interval_ms}")
     threads, slot = int(header.get("threads", 1)), int(header.get("slot", 0))
     cache_dir = str(header.get("cache_dir") or default_cache_dir())
+    emulation = header.get("emulation")
     return Configure(
         models=tuple(parse_model(model, threads, slot, cache_dir) for model in models),
         python_path=tuple(header.get("python_path", ())),
         heartbeat_interval_ms=interval_ms,
+        emulation=None if emulation is None else Emulation(**_known(Emulation, emulation)),
     )
 
 

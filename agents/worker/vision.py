@@ -130,16 +130,16 @@ def lay_out(build: BuildSpec, width: int, height: int) -> Tuple[Geometry, int, i
 
 
 class Preprocessor:
-    """Makes a model's input. The buffers are allocated once; each picture overwrites the input of the last.
+    """Makes a model's input. The buffers are allocated once; each batch overwrites the input of the last.
 
     A table of 256 values per channel does scale, mean, std and dtype in one pass.
     """
 
-    def __init__(self, build: BuildSpec) -> None:
+    def __init__(self, build: BuildSpec, max_batch: int = 1) -> None:
         self._build = build
         self._canvas: np.ndarray = np.empty((build.input_height, build.input_width, 3), np.uint8)
-        self._input = np.zeros(build.input_shape, build.dtype)
-        self._out: np.ndarray = self._input[0]
+        self._input = np.zeros(build.batch_shape(max_batch), build.dtype)
+        self._out: np.ndarray = self._input
         tables = value_tables(build)
         if build.dtype == "float16":  # a look-up only copies, and every version of OpenCV can copy int16
             self._out, tables = self._out.view(np.int16), tables.view(np.int16)
@@ -147,10 +147,15 @@ class Preprocessor:
         if build.layout == "nchw":
             self._tables = [np.ascontiguousarray(tables[:, :, channel]) for channel in range(3)]
 
-    def prepare(self, picture: np.ndarray) -> Tuple[np.ndarray, Geometry]:
-        """Resize and normalise one picture, uint8 (height, width, 3) BGR.
+    def batch(self, size: int) -> np.ndarray:
+        """The first pictures of the input, in the build's shape and dtype; a place that was not prepared has zeros, or
+        the picture before."""
+        return self._input[:size]
 
-        Returns: the input in the build's shape and dtype, valid until the next call, and where the picture lies.
+    def prepare(self, picture: np.ndarray, place: int = 0) -> Geometry:
+        """Resize and normalise one picture, uint8 (height, width, 3) BGR, into its place in the batch.
+
+        Returns: where it lies in the model's input.
         """
         geometry, width, height = lay_out(self._build, picture.shape[1], picture.shape[0])
         self._canvas[:] = self._build.pad_value
@@ -158,23 +163,23 @@ class Preprocessor:
         inside = self._canvas[top : top + height, left : left + width]
         cv2.resize(picture, (width, height), dst=inside, interpolation=cv2.INTER_LINEAR)
         if self._build.layout == "nchw":
-            self._fill_planes()
+            self._fill_planes(self._out[place])
         else:
-            self._fill_pixels()
-        return self._input, geometry
+            self._fill_pixels(self._out[place])
+        return geometry
 
-    def _fill_planes(self) -> None:
+    def _fill_planes(self, out: np.ndarray) -> None:
         planes = cv2.split(self._canvas)
         if self._build.colour_order == "rgb":
             planes = planes[::-1]
         for channel, table in enumerate(self._tables):
-            cv2.LUT(planes[channel], table, dst=self._out[channel])
+            cv2.LUT(planes[channel], table, dst=out[channel])
 
-    def _fill_pixels(self) -> None:
+    def _fill_pixels(self, out: np.ndarray) -> None:
         pixels = self._canvas
         if self._build.colour_order == "rgb":
             pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-        cv2.LUT(pixels, self._tables[0], dst=self._out)
+        cv2.LUT(pixels, self._tables[0], dst=out)
 
 
 def value_tables(build: BuildSpec) -> np.ndarray:

@@ -171,7 +171,7 @@ CONVERTERS: Mapping[str, Callable[[Request, Build], Plan]] = {
 
 def _as_described(source: Build) -> dict[str, Any]:
     """The source's own lines: what another backend for the same input needs too."""
-    return source.model_dump(mode="json", exclude={"backend", "file", "options"}, exclude_unset=True)
+    return source.model_dump(mode="json", exclude={"backend", "file", "max_batch", "options"}, exclude_unset=True)
 
 
 def _same_picture(source: Build) -> dict[str, Any]:
@@ -251,12 +251,12 @@ def _calibration_list(source: Build, pictures: Path, folder: Path) -> Path:
     listed = []
     for index, path in enumerate(paths[:MAX_CALIBRATION_PICTURES]):
         try:
-            pixels, _ = preprocessor.prepare(decode_picture(path.read_bytes()))
+            preprocessor.prepare(decode_picture(path.read_bytes()))
         except WorkerError as error:
             raise InvalidInput(f"--pictures: {path}: {error}") from error
         target = folder / f"{index:04d}.png"
         # The toolkit reads files as RGB, OpenCV writes BGR: so the first channel of the input comes last here.
-        cv2.imwrite(str(target), pixels[0, :, :, ::-1])
+        cv2.imwrite(str(target), preprocessor.batch(1)[0, :, :, ::-1])
         listed.append(str(target))
     dataset = folder / "dataset.txt"
     dataset.write_text("\n".join(listed) + "\n")

@@ -13,10 +13,10 @@ import pytest
 
 from agents.worker.backends import BACKENDS, make_backend
 from agents.worker.backends.base import Backend
-from agents.worker.errors import BackendUnavailable, InvalidInput
+from agents.worker.errors import BackendUnavailable, InvalidInput, ModelUnavailable
 from agents.worker.model import Model, open_model
 from agents.worker.spec import ModelSpec, parse_model
-from edgesched.catalogue import builtin_models_dir, read_model
+from edgesched.catalogue import ONE_PICTURE_AT_A_TIME, builtin_models_dir, read_model
 from edgesched.demo.pictures import draw_pictures
 from tests.support.fake_cuda import FakeGpu
 from tests.support.fake_tensorrt import FakeTensorrt
@@ -25,6 +25,7 @@ from tests.support.vendors import Bench, bench, install
 
 NAMES = ("acl", "echo", "exec", "onnx", "rknn", "tensorrt")
 FINDING = tuple(name for name in NAMES if name != "echo")
+BATCHING = ("onnx", "tensorrt")
 
 
 @pytest.fixture
@@ -126,6 +127,57 @@ def test_a_file_that_is_missing_is_named(means: Bench) -> None:
     spec = {**means.spec, "build": {**means.spec["build"], "file": "gone.bin"}}
     with pytest.raises(Exception, match=r"there is no file .*gone\.bin: put it there, or correct `file`"):
         opened(spec)
+
+
+# --- batches ---
+
+
+@pytest.mark.parametrize("name", BATCHING)
+def test_each_picture_of_a_batch_gives_what_it_gives_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    graph = channel_means_graph(tmp_path / "means.onnx", batch="pictures")
+    made = bench(
+        name, graph, lambda path, **changes: spec_for(path, "classification", max_batch=5, **changes), monkeypatch
+    )
+    spec = parse_model(made.spec)
+    backend = make_backend(name)
+    backend.load(spec)
+    rows = [batch_of(backend, spec, grey) for grey in (10, 60, 120, 180, 240)]
+    alone = [backend.infer(row)[0] for row in rows]
+    for size in (1, 4, 2, 5):
+        (together,) = backend.infer(np.concatenate(rows[:size]))
+        assert together.shape == (size, 3)
+        assert np.array_equal(together, np.concatenate(alone[:size]))
+    backend.close()
+    made.check()
+
+
+@pytest.mark.parametrize("name", BATCHING)
+def test_a_graph_for_one_picture_is_refused_for_batches(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    graph = channel_means_graph(tmp_path / "means.onnx")
+    made = bench(
+        name, graph, lambda path, **changes: spec_for(path, "classification", max_batch=2, **changes), monkeypatch
+    )
+    told = r"model 'shapes': .*means\.onnx takes one picture at a time: export .* open batch .*, or leave out max_batch"
+    with pytest.raises(ModelUnavailable, match=told):
+        opened(made.spec)
+    made.check()
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*BATCHING, "echo"}))
+def test_a_backend_without_batches_refuses_them(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = channel_means_graph(tmp_path / "means.onnx")
+    made = bench(
+        name, graph, lambda path, **changes: spec_for(path, "classification", max_batch=2, **changes), monkeypatch
+    )
+    with pytest.raises(InvalidInput, match=f"backend '{name}' takes one picture at a time: leave out max_batch"):
+        opened(made.spec)
+    assert name in ONE_PICTURE_AT_A_TIME
 
 
 # --- the same picture in, the same detections out ---

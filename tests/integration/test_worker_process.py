@@ -101,6 +101,10 @@ PICTURE = encoded(bright_box_picture(128, 64, (20, 10, 80, 50)), ".png")
 ITS_LABELS = [{"class_id": 1, "label": "square", "confidence": 1.0, "x1": 20.0, "y1": 10.0, "x2": 80.0, "y2": 50.0}]
 
 
+def emulated(service_ms: float, shared_fraction: float = 0.0) -> dict[str, float]:
+    return {"service_ms": service_ms, "shared_fraction": shared_fraction}
+
+
 def check_one_life(worker: WorkerProcess, spec: dict[str, Any]) -> None:
     """From "configure" to "stop"."""
     worker.configure(spec)
@@ -264,9 +268,9 @@ def test_without_any_model_the_worker_is_unavailable_and_names_each_reason(spec:
 
 def test_a_task_that_was_not_begun_can_be_taken_back() -> None:
     with running() as worker:
-        worker.configure(echo_spec())
+        worker.configure(echo_spec(), emulation=emulated(500.0))
         worker.receive("ready")
-        worker.task(b"", model="nothing", attempt_id="current", min_service_ms=500.0)
+        worker.task(b"", model="nothing", attempt_id="current")
         assert worker.receive("started")["attempt_id"] == "current"
         for _ in range(3):  # each one leaves room for the next
             worker.task(b"", model="nothing", attempt_id="waiting")
@@ -288,16 +292,16 @@ def test_it_steps_back_for_short_work_with_every_thread() -> None:
         assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {min(19, ours + 3)}
 
 
-def test_emulation_waits_and_counts_overruns() -> None:
+@pytest.mark.parametrize(("least_ms", "overran"), [(80.0, False), (0.0, True)])
+def test_emulation_waits_and_counts_overruns(least_ms: float, overran: bool) -> None:
     with running() as worker:
-        worker.configure(echo_spec())
+        worker.configure(echo_spec(), emulation=emulated(least_ms))
         worker.receive("ready")
-        for least_ms, overran in ((80.0, False), (0.0, True)):
-            worker.task(b"anything", model="nothing", min_service_ms=least_ms)
-            worker.receive("started")
-            done = worker.receive("done")
-            assert done["service_ms"] >= least_ms
-            assert (done["overrun_ms"] > 0) == overran
+        worker.task(b"anything", model="nothing")
+        worker.receive("started")
+        done = worker.receive("done")
+        assert done["service_ms"] >= least_ms
+        assert (done["overrun_ms"] > 0) == overran
 
 
 def test_tasks_are_answered_in_order_however_many_are_sent_ahead(spec: dict[str, Any]) -> None:
@@ -311,11 +315,108 @@ def test_tasks_are_answered_in_order_however_many_are_sent_ahead(spec: dict[str,
             assert worker.receive("done")["attempt_id"] == str(number)
 
 
+GATED = """
+import os, time
+def decode(outputs, model, geometry):
+    if geometry.original_width == 128:
+        while not os.path.exists(os.path.join(os.path.dirname(__file__), "gate")):
+            time.sleep(0.005)
+    if geometry.original_width == 13:
+        raise MemoryError("no room")
+    return [(int(outputs[0][0].argmax()), 0.5, 0, 0, 9, 9)]
+"""
+COLOURS = {"circle": (0, 0, 255), "square": (0, 255, 0), "star": (255, 0, 0)}  # BGR, by the label of their channel
+
+
+def plain(label: str, width: int = 40) -> bytes:
+    return encoded(np.full((30, width, 3), COLOURS[label], np.uint8))
+
+
+@contextmanager
+def batching(directory: Path) -> Iterator[WorkerProcess]:
+    """A ready worker for which batches of two and four are worth while. It has begun a picture "gate", and goes on
+    when the file `gate` is there."""
+    (directory / "gated.py").write_text(GATED)
+    graph = channel_means_graph(directory / "means.onnx", batch="pictures")
+    model = spec_for(graph, "gated:decode", resize="stretch", max_batch=4)
+    with running() as worker:
+        worker.configure(model, {**model, "name": "other"}, emulation=emulated(10.0, 0.9))
+        ready = worker.receive("ready")
+        assert {name: batches["sizes"] for name, batches in ready["batches"].items()} == {
+            "shapes": [1, 2, 4],
+            "other": [1, 2, 4],
+        }
+        assert list(ready["batches"]["shapes"]["curve_ms"]) == ["1", "2", "4"]
+        worker.task(plain("circle", 128), attempt_id="gate")
+        assert worker.receive("started")["attempt_id"] == "gate"
+        yield worker
+
+
+def open_gate(worker: WorkerProcess, directory: Path) -> None:
+    """Let it go on, once everything that was sent is there."""
+    worker.task(b"", attempt_id="fence")
+    worker.send("drop", attempt_id="fence")
+    assert worker.receive("dropped")["attempt_id"] == "fence"
+    (directory / "gate").touch()
+    done = worker.receive("done")
+    assert (done["attempt_id"], done["others_ms"]) == ("gate", 0)
+
+
+def test_what_waits_is_run_together_and_each_picture_gets_its_own_answer(tmp_path: Path) -> None:
+    with batching(tmp_path) as worker:
+        bodies = {"a": plain("star"), "b": b"no picture", "c": plain("square"), "d": plain("circle")}
+        for attempt_id, body in bodies.items():
+            worker.task(body, attempt_id=attempt_id)
+        open_gate(worker, tmp_path)
+        assert [worker.receive("started")["attempt_id"] for _ in bodies] == ["a", "b", "c", "d"]
+        answers = [worker.receive("done", "failed") for _ in bodies]
+        assert [answer["attempt_id"] for answer in answers] == ["a", "b", "c", "d"]
+        failed = answers.pop(1)
+        assert (failed["type"], failed["kind"]) == ("failed", "invalid_input")
+        assert [answer["detections"][0]["label"] for answer in answers] == ["star", "square", "circle"]
+        whole_ms = {round(answer["service_ms"] + answer["others_ms"], 1) for answer in answers}
+        assert max(whole_ms) - min(whole_ms) < 0.2
+        assert sum(answer["service_ms"] for answer in answers) == pytest.approx(max(whole_ms), abs=0.2)
+
+
+def test_only_sizes_that_were_measured_run_and_only_one_model_at_a_time(tmp_path: Path) -> None:
+    with batching(tmp_path) as worker:
+        for attempt_id, model in (("a", "shapes"), ("x", "other"), ("b", "shapes"), ("c", "shapes"), ("y", "other")):
+            worker.task(plain("star"), attempt_id=attempt_id, model=model)
+        open_gate(worker, tmp_path)
+        for batch in (["a", "b"], ["x", "y"], ["c"]):
+            assert [worker.receive("started")["attempt_id"] for _ in batch] == batch
+            assert [worker.receive("done")["attempt_id"] for _ in batch] == batch
+
+
+def test_a_task_that_has_to_be_alone_shares_no_batch(tmp_path: Path) -> None:
+    with batching(tmp_path) as worker:
+        for attempt_id in ("a", "b", "c"):
+            worker.task(plain("star"), attempt_id=attempt_id, is_alone=attempt_id == "b")
+        open_gate(worker, tmp_path)
+        for batch in (["a", "c"], ["b"]):
+            assert [worker.receive("started")["attempt_id"] for _ in batch] == batch
+            assert [worker.receive("done")["attempt_id"] for _ in batch] == batch
+
+
+def test_want_of_memory_in_a_batch_blames_none_of_its_pictures(tmp_path: Path) -> None:
+    with batching(tmp_path) as worker:
+        worker.task(plain("star"), attempt_id="a")
+        worker.task(plain("star", 13), attempt_id="b")
+        open_gate(worker, tmp_path)
+        assert [worker.receive("started")["attempt_id"] for _ in range(2)] == ["a", "b"]
+        log = worker.receive("log")
+        assert (log["event"], log["fields"]["pictures"]) == ("batch.out_of_memory", 2)
+        with pytest.raises(EOFError):
+            read_frame(worker.sock)
+        assert worker.ended() == (4, "")
+
+
 def test_stop_lets_the_current_task_finish_and_starts_no_other() -> None:
     with running() as worker:
-        worker.configure(echo_spec())
+        worker.configure(echo_spec(), emulation=emulated(500.0))
         worker.receive("ready")
-        worker.task(b"", model="nothing", attempt_id="current", min_service_ms=500.0)
+        worker.task(b"", model="nothing", attempt_id="current")
         worker.receive("started")
         worker.task(b"", model="nothing", attempt_id="next")
         worker.send("stop")
@@ -333,10 +434,10 @@ def test_stop_may_be_the_first_frame() -> None:
 
 def test_heartbeats_come_while_a_task_runs() -> None:
     with running() as worker:
-        worker.configure(echo_spec(), heartbeat_interval_ms=20)
+        worker.configure(echo_spec(), heartbeat_interval_ms=20, emulation=emulated(500.0))
         while worker.receive("heartbeat", "ready")["type"] != "ready":
             pass
-        worker.task(b"", model="nothing", min_service_ms=500.0)
+        worker.task(b"", model="nothing")
         while worker.receive("heartbeat", "started")["type"] != "started":
             pass
         beats = 0
@@ -435,9 +536,9 @@ def test_a_closed_socket_ends_an_idle_worker(spec: dict[str, Any]) -> None:
 
 def test_a_closed_socket_ends_a_worker_in_the_middle_of_a_task() -> None:
     with running() as worker:
-        worker.configure(echo_spec())
+        worker.configure(echo_spec(), emulation=emulated(600_000.0))
         worker.receive("ready")
-        worker.task(b"", model="nothing", min_service_ms=600_000.0)
+        worker.task(b"", model="nothing")
         worker.receive("started")
         worker.sock.close()
         assert worker.ended() == (0, "")
@@ -445,9 +546,9 @@ def test_a_closed_socket_ends_a_worker_in_the_middle_of_a_task() -> None:
 
 def test_a_closed_socket_ends_a_worker_whose_inbox_is_full() -> None:
     with running() as worker:
-        worker.configure(echo_spec(), heartbeat_interval_ms=50)
+        worker.configure(echo_spec(), heartbeat_interval_ms=50, emulation=emulated(600_000.0))
         for number in range(6):
-            worker.task(b"x" * 1000, model="nothing", attempt_id=str(number), min_service_ms=600_000.0)
+            worker.task(b"x" * 1000, model="nothing", attempt_id=str(number))
         while worker.receive("ready", "heartbeat", "started")["type"] != "started":
             pass
         worker.sock.close()

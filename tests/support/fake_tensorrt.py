@@ -109,12 +109,14 @@ class Runtime:
             told = "The engine plan file is not compatible with this version of TensorRT. Please rebuild."
             self._logger.log(Severity.ERROR, told)
             return None
-        return Engine(self._owner, self._logger, Graph(graph))
+        return Engine(self._owner, self._logger, Graph(graph), facts.get("most", {}))
 
 
 class Engine:
-    def __init__(self, owner: FakeTensorrt, logger: Any, graph: Graph) -> None:
-        self.owner, self.logger, self.graph = owner, logger, graph
+    """most: the largest shape of each open input that its profile allows."""
+
+    def __init__(self, owner: FakeTensorrt, logger: Any, graph: Graph, most: dict[str, list[int]]) -> None:
+        self.owner, self.logger, self.graph, self.most = owner, logger, graph, most
         self._tensors = {name: (shape, dtype) for name, shape, dtype in (*graph.inputs, *graph.outputs)}
         self._inputs = {name for name, _, _ in graph.inputs}
         if owner.major < OLDEST_WITHOUT_BINDINGS:
@@ -149,14 +151,22 @@ class ExecutionContext:
         self._running = threading.Lock()
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        wanted = self._engine.get_tensor_shape(name)
+        wanted, most = self._engine.get_tensor_shape(name), self._engine.most.get(name, shape)
         if any(size not in (-1, given) for size, given in zip(wanted, shape, strict=True)):
+            return False
+        if any(given > limit for given, limit in zip(shape, most, strict=True)):
+            told = f"IExecutionContext::setInputShape: Error Code 3: {shape} does not satisfy any optimization profiles"
+            self._engine.logger.log(Severity.ERROR, told)
             return False
         self._shapes[name] = tuple(shape)
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes.get(name) or self._engine.get_tensor_shape(name)
+        shape = self._shapes.get(name) or self._engine.get_tensor_shape(name)
+        if shape[:1] == (-1,) and self._shapes:  # an output: one row per picture
+            (given,) = self._shapes.values()
+            return (given[0], *shape[1:])
+        return shape
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if not isinstance(address, int):
@@ -229,7 +239,8 @@ class Builder:
             self._logger.log(Severity.ERROR, "Network has dynamic or shape inputs, but no optimization profile")
             return None
         self._owner.builds.append({"flags": config.flags, "shapes": shapes, "workspace": config.workspace})
-        return packed(PLAN_MAGIC, network.content, version=self._owner.version, gpu=self._owner.gpu.name)
+        facts = {"version": self._owner.version, "gpu": self._owner.gpu.name, "most": shapes}
+        return packed(PLAN_MAGIC, network.content, **facts)
 
 
 class NetworkTensor:
@@ -292,4 +303,5 @@ class Profile:
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def set_shape(self, name: str, least: Any, best: Any, most: Any) -> None:
-        self.shapes[name] = tuple(best)
+        assert all(a <= b <= c for a, b, c in zip(least, best, most, strict=True)), "a profile's shapes must rise"
+        self.shapes[name] = tuple(most)

@@ -58,15 +58,15 @@ def bright_box_graph(path: Path, decoder: str, class_id: int = 1, class_count: i
     return _saved(path, nodes, infos, (1, 3, SIZE, SIZE))
 
 
-def channel_means_graph(path: Path, layout: str = "nchw", dtype: str = "float32") -> Path:
-    """A classifier of three classes: the mean of each channel of the input, shape (1, 3)."""
-    shape = (1, 3, SIZE, SIZE) if layout == "nchw" else (1, SIZE, SIZE, 3)
+def channel_means_graph(path: Path, layout: str = "nchw", dtype: str = "float32", batch: int | str = 1) -> Path:
+    """A classifier of three classes: the mean of each channel of the input, shape (batch, 3); a name is any batch."""
+    shape = (batch, 3, SIZE, SIZE) if layout == "nchw" else (batch, SIZE, SIZE, 3)
     axes = [2, 3] if layout == "nchw" else [1, 2]
     nodes = [
         helper.make_node("Cast", ["image"], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["numbers"], ["out0"], axes=axes, keepdims=0),
     ]
-    return _saved(path, nodes, [helper.make_tensor_value_info("out0", TensorProto.FLOAT, (1, 3))], shape, dtype)
+    return _saved(path, nodes, [helper.make_tensor_value_info("out0", TensorProto.FLOAT, (batch, 3))], shape, dtype)
 
 
 def spec_for(path: Path, decoder: str, labels: tuple[str, ...] = LABELS, **changes: Any) -> dict[str, Any]:
@@ -84,6 +84,7 @@ def spec_for(path: Path, decoder: str, labels: tuple[str, ...] = LABELS, **chang
         "std": [1.0, 1.0, 1.0],
         "resize": "letterbox",
         "pad_value": 114,
+        "max_batch": 1,
         "options": {},
     }
     model: dict[str, Any] = {
@@ -101,9 +102,9 @@ def spec_for(path: Path, decoder: str, labels: tuple[str, ...] = LABELS, **chang
     return {**model, "build": build}
 
 
-def echo_spec(name: str = "nothing") -> dict[str, Any]:
+def echo_spec(name: str = "nothing", **changes: Any) -> dict[str, Any]:
     """The description of a model for the echo backend."""
-    return spec_for(Path("/nonexistent/none"), "none", labels=(), backend="echo", name=name)
+    return spec_for(Path("/nonexistent/none"), "none", labels=(), backend="echo", name=name, **changes)
 
 
 def encoded(picture: np.ndarray, ending: str = ".png") -> bytes:

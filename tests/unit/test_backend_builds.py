@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from agents.models import worker_specs
+from agents.worker.spec import MAX_BATCH as WORKERS_MAX_BATCH
 from agents.worker.spec import parse_model
-from edgesched.catalogue import Catalogue, Model, read_model
+from edgesched.catalogue import MAX_BATCH, Catalogue, Model, read_model
 from edgesched.domain.device import BoardType
 from edgesched.errors import InvalidInput
 
@@ -53,6 +54,25 @@ def test_what_is_written_wins_over_the_ending(tmp_path: Path) -> None:
 def test_uint8_with_a_scale_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"builds\.rk3588: .*scale must be 1 .leave it out."):
         read(tmp_path, f'[builds.rk3588]\nfile = "m.rknn"\nscale = 0.0039\n{SIZE}')
+
+
+def test_the_largest_batch_is_told_to_the_workers(tmp_path: Path) -> None:
+    model = read(tmp_path, f'[builds.default]\nfile = "m.onnx"\nmax_batch = 8\n{SIZE}')
+    assert parse_model(spec_for(model, BoardType.ORIN)).build.max_batch == 8
+    assert MAX_BATCH == WORKERS_MAX_BATCH
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('file = "m.rknn"\nmax_batch = 2', "max_batch must be 1 .leave it out.: backend 'rknn' takes one picture at"),
+        ('file = "m.onnx"\nmax_batch = 0', "max_batch: .*greater than or equal to 1"),
+        ('file = "m.onnx"\nmax_batch = 65', "max_batch: .*less than or equal to 64"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused(tmp_path: Path, line: str, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        read(tmp_path, f"[builds.default]\n{line}\n{SIZE}")
 
 
 def test_one_model_has_a_build_per_board_and_a_decoder_per_build(tmp_path: Path) -> None:

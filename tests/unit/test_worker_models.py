@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.worker.errors import BackendUnavailable, InvalidInput, ModelUnavailable
-from agents.worker.model import Model, open_model, versions_of
+from agents.worker import batching
+from agents.worker.emulation import Emulation
+from agents.worker.errors import BackendUnavailable, InferenceFailed, InvalidInput, ModelUnavailable
+from agents.worker.model import Answer, Model, open_model, versions_of
 from agents.worker.spec import parse_model
 from tests.support.graphs import (
     LABELS,
@@ -183,6 +185,107 @@ def test_an_open_batch_dimension_fits(tmp_path: Path) -> None:
     output = np.array(TWO_SHAPES, np.float32).T[np.newaxis]
     path = constant_graph(tmp_path / "m.onnx", output, input_shape=("batch", 3, None, None))
     assert boxes(opened(spec_for(path, "yolov8"))) == THEIR_LABELS
+
+
+COLOURS = {"circle": (0, 0, 255), "square": (0, 255, 0), "star": (255, 0, 0)}  # BGR, by the label of their channel
+
+
+def plain(label: str, width: int = 40) -> bytearray:
+    return bytearray(encoded(np.full((30, width, 3), COLOURS[label], np.uint8)))
+
+
+def opened_for_batches(directory: Path, **changes: Any) -> Model:
+    """With a curve that makes batches of two and four worth while, whatever this machine does."""
+    path = channel_means_graph(directory / "m.onnx", batch="pictures")
+    given = {"decoder": "classification", "resize": "stretch", "max_batch": 4, **changes}
+    return open_model(parse_model(spec_for(path, **given)), lambda *record: None, Emulation(5.0, 0.9))
+
+
+def told(outcomes: list[Any]) -> list[str]:
+    """The labels, or what went wrong."""
+    return [
+        repr(outcome)
+        if isinstance(outcome, Exception)
+        else " ".join(found["label"] for found in outcome.detections) + f" {outcome.width}"
+        for outcome in outcomes
+    ]
+
+
+def test_each_picture_of_a_batch_has_its_own_labels_size_and_times(tmp_path: Path) -> None:
+    model = opened_for_batches(tmp_path)
+    assert model.batch_sizes == (1, 2, 4)
+    assert list(model.batch_curve) == [1, 2, 4]
+    outcomes = model.run_batch([plain("star", 10), plain("circle", 20), plain("square", 30), plain("star", 40)])
+    assert told(outcomes) == ["star 10", "circle 20", "square 30", "star 40"]
+    answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+    assert len({answer.infer_ms for answer in answers}) == 1
+    assert all(min(a.decode_ms, a.preprocess_ms, a.infer_ms, a.postprocess_ms) > 0 for a in answers)
+
+
+def test_a_bad_picture_fails_alone_in_its_batch(tmp_path: Path) -> None:
+    model = opened_for_batches(tmp_path)
+    sizes: list[int] = []
+    infer = model.backend.infer
+    model.backend.infer = lambda batch: sizes.append(len(batch)) or infer(batch)  # type: ignore
+    outcomes = model.run_batch([plain("star"), bytearray(b"no picture"), plain("circle"), plain("square")])
+    assert isinstance(outcomes[1], InvalidInput)
+    assert told(outcomes[:1] + outcomes[2:]) == ["star 40", "circle 40", "square 40"]
+    assert sizes == [4]  # no size that was not measured
+    assert all(isinstance(outcome, InvalidInput) for outcome in model.run_batch([bytearray(b"no"), bytearray(b"none")]))
+    assert sizes == [4]
+
+
+def test_a_decoder_that_fails_for_one_picture_fails_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "moody.py").write_text(
+        "def decode(outputs, model, geometry):\n"
+        "    if geometry.original_width == 20:\n"
+        "        raise KeyError('narrow')\n"
+        "    return [(int(outputs[0][0].argmax()), 0.5, 0, 0, 9, 9)]\n"
+    )
+    model = opened_for_batches(tmp_path, decoder="moody:decode")
+    outcomes = model.run_batch([plain("star", 40), plain("star", 20)])
+    assert told(outcomes) == ["star 40", "KeyError('narrow')"]
+
+
+def test_a_batch_that_fails_is_run_one_by_one_and_the_guilty_picture_fails_alone(tmp_path: Path) -> None:
+    model = opened_for_batches(tmp_path)
+    infer = model.backend.infer
+
+    def fails_for_green(batch: np.ndarray) -> list[np.ndarray]:
+        if batch[:, 1].max() > 0:
+            raise InferenceFailed("no green, please")
+        return infer(batch)
+
+    model.backend.infer = fails_for_green  # type: ignore[method-assign]
+    outcomes = model.run_batch([plain("star"), plain("square"), plain("circle"), plain("star")])
+    assert told(outcomes) == ["star 40", "InferenceFailed('no green, please')", "circle 40", "star 40"]
+
+
+def test_want_of_memory_is_nobodys_own_failure(tmp_path: Path) -> None:
+    (tmp_path / "hungry.py").write_text(
+        "def decode(outputs, model, geometry):\n"
+        "    if geometry.original_width == 20:\n"
+        "        raise MemoryError\n"
+        "    return []\n"
+    )
+    model = opened_for_batches(tmp_path, decoder="hungry:decode")
+    with pytest.raises(MemoryError):
+        model.run_batch([plain("star", 40), plain("star", 20)])
+
+
+def test_batches_stay_off_where_they_gain_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = {1: 6.9, 2: 7.1, 4: 7.2}
+    monkeypatch.setattr(batching, "measured", lambda infer, most: curve)
+    model = opened_for_batches(tmp_path)
+    assert (model.batch_sizes, model.batch_curve) == ((1,), curve)
+
+
+def test_a_graph_whose_outputs_are_not_one_row_per_picture_is_refused_for_batches(tmp_path: Path) -> None:
+    output = np.array(TWO_SHAPES, np.float32).T[np.newaxis]
+    path = constant_graph(tmp_path / "m.onnx", output, input_shape=("batch", 3, 64, 64))
+    reason = r"a batch of 2 pictures gives an output of shape \(1, 7, 3\): correct the graph, or lower max_batch"
+    with pytest.raises(ModelUnavailable, match=reason):
+        opened(spec_for(path, "yolov8", max_batch=2))
 
 
 def test_versions_name_the_libraries(tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ def test_the_input_equals_its_plain_definition(
     )  # fmt: skip
     preprocessor = Preprocessor(build)
     for picture in (NOISE, np.ascontiguousarray(NOISE.transpose(1, 0, 2)), NOISE[:30, :33]):
-        batch, _ = preprocessor.prepare(picture)
+        preprocessor.prepare(picture)
+        batch = preprocessor.batch(1)
         assert batch.shape == build.input_shape
         assert batch.dtype == np.dtype(dtype)
         assert batch.flags.c_contiguous

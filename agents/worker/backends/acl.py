@@ -133,6 +133,7 @@ class AclBackend:
 
     reads_pictures = True
     takes_files = False
+    takes_batches = False
 
     def __init__(self) -> None:
         self._undo = ExitStack()

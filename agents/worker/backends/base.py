@@ -17,10 +17,13 @@ class Backend(Protocol):
     takes_files: True for a backend whose batch is a picture's file as it came, uint8 (bytes,), and whose one output
         is finished boxes, float64 (n, 6): class id, confidence, x1, y1, x2, y2 in pixels of that picture. No decoder
         runs after it. A backend that does not say is one that takes the model's input.
+    takes_batches: True for a backend that runs up to `max_batch` pictures at once; its outputs then have one row per
+        picture. One that does not say takes one at a time.
     """
 
     reads_pictures: bool
     takes_files: bool
+    takes_batches: bool
 
     def load(self, spec: ModelSpec) -> None:
         """Open the model's file. Raises: ModelUnavailable or BackendUnavailable with what to do about it.
@@ -29,7 +32,7 @@ class Backend(Protocol):
         """
 
     def infer(self, batch: np.ndarray) -> List[np.ndarray]:
-        """Run one batch, in the build's shape and dtype, batch of one; the caller reuses its memory afterwards.
+        """Run one batch, in the build's shape and dtype; the caller reuses its memory afterwards.
 
         Returns: the model's outputs in its own order, as arrays that are the caller's to keep.
         Raises: InferenceFailed if the vendor's library reports an error.

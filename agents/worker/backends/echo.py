@@ -14,6 +14,7 @@ class EchoBackend:
 
     reads_pictures = False
     takes_files = False
+    takes_batches = True
 
     def load(self, spec: ModelSpec) -> None:
         """Nothing to open."""

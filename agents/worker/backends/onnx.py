@@ -37,6 +37,7 @@ class OnnxBackend:
 
     reads_pictures = True
     takes_files = False
+    takes_batches = True
 
     def __init__(self) -> None:
         self._session: Any = None
@@ -175,6 +176,10 @@ def _matching_input(inputs: Sequence[Any], spec: ModelSpec, path: str) -> str:
         raise ModelUnavailable(
             f"{path} takes {inputs[0].type} of shape {shape}, but model.toml describes {wanted_type} of shape "
             f"{wanted}: correct input_width, input_height, layout or dtype"
+        )
+    if spec.build.max_batch > 1 and isinstance(shape[0], int):
+        raise ModelUnavailable(
+            f"{path} takes one picture at a time: export it with an open batch dimension, or leave out max_batch"
         )
     name: str = inputs[0].name
     return name

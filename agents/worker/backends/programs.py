@@ -52,6 +52,7 @@ class ExecBackend:
 
     reads_pictures = True
     takes_files = True
+    takes_batches = False
 
     def __init__(self) -> None:
         self._command = ""

@@ -67,6 +67,7 @@ class RknnBackend:
 
     reads_pictures = True
     takes_files = False
+    takes_batches = False
 
     def __init__(self) -> None:
         self._lite: Any = None

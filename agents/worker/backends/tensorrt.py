@@ -48,13 +48,11 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output of the engine, and its memory on the GPU."""
+    """One input or output of the engine, and its memory on the GPU, which is enough for the largest batch."""
 
     name: str
-    shape: Tuple[int, ...]
     dtype: Any
     pointer: int
-    size_bytes: int
 
 
 class TensorrtBackend:
@@ -65,6 +63,7 @@ class TensorrtBackend:
 
     reads_pictures = True
     takes_files = False
+    takes_batches = True
 
     def __init__(self) -> None:
         self._log = Log()
@@ -74,6 +73,7 @@ class TensorrtBackend:
         self._stream: Any = None
         self._input: Any = None
         self._outputs: List[Tensor] = []
+        self._input_shape: Tuple[int, ...] = ()  # that the context is set to
 
     def load(self, spec: ModelSpec) -> None:
         """Open the engine, or build it from the .onnx file if this board has not done so before (minutes).
@@ -97,16 +97,18 @@ class TensorrtBackend:
 
     def infer(self, batch: np.ndarray) -> List[np.ndarray]:
         """Queue copy in, run and copy out, then wait; see Backend."""
-        pixels = np.ascontiguousarray(batch)
-        if pixels.nbytes != self._input.size_bytes:
-            raise InferenceFailed(f"the input has {pixels.nbytes} bytes, the engine takes {self._input.size_bytes}")
-        outputs: List[np.ndarray] = [np.empty(tensor.shape, tensor.dtype) for tensor in self._outputs]
+        pixels = np.ascontiguousarray(batch, self._input.dtype)
+        if pixels.shape != self._input_shape:
+            self._set_input_shape(pixels.shape)
+        outputs: List[np.ndarray] = [
+            np.empty(tuple(self._context.get_tensor_shape(tensor.name)), tensor.dtype) for tensor in self._outputs
+        ]
         try:
             self._stream.copy_in(self._input.pointer, pixels.ctypes.data, pixels.nbytes)
             if not self._context.execute_async_v3(self._stream.handle):
                 raise InferenceFailed(f"TensorRT could not run the engine: {self._log.told()}")
             for index, tensor in enumerate(self._outputs):
-                self._stream.copy_out(outputs[index].ctypes.data, tensor.pointer, tensor.size_bytes)
+                self._stream.copy_out(outputs[index].ctypes.data, tensor.pointer, outputs[index].nbytes)
         finally:
             self._stream.wait()  # until then the GPU uses the memory of input and outputs
         return outputs
@@ -127,7 +129,7 @@ class TensorrtBackend:
 
     def _built(self, spec: ModelSpec, path: str, gpu: str) -> Any:
         wants_half = bool(spec.build.options.get("fp16", True)) and hasattr(trt.BuilderFlag, "FP16")
-        shape = "x".join(map(str, spec.build.input_shape))
+        shape = "x".join(map(str, spec.build.batch_shape(spec.build.max_batch)))
         facts = (f"trt{trt.__version__}", gpu, "fp16" if wants_half else "as-is", shape)
         cache = EngineCache(spec.cache_dir, path, *facts)
         with cache.locked():
@@ -158,7 +160,8 @@ class TensorrtBackend:
         profile = builder.create_optimization_profile()
         open_inputs = [tensor for tensor in map(network.get_input, range(network.num_inputs)) if -1 in tensor.shape]
         for tensor in open_inputs:
-            profile.set_shape(tensor.name, *[spec.build.input_shape] * 3)
+            largest = spec.build.batch_shape(spec.build.max_batch)
+            profile.set_shape(tensor.name, spec.build.input_shape, largest, largest)  # least, best, most
         if open_inputs:
             config.add_optimization_profile(profile)
         plan = builder.build_serialized_network(network, config)
@@ -191,12 +194,26 @@ class TensorrtBackend:
                 f"{path} takes {dtype} of shape {shape}, but model.toml describes {spec.build.dtype} of shape "
                 f"{wanted}: correct input_width, input_height, layout or dtype"
             )
-        if -1 in shape and not context.set_input_shape(inputs[0], wanted):
-            raise ModelUnavailable(f"{path} does not take shape {wanted}: {self._log.told()}")
-        self._input = self._given_memory(inputs[0], wanted)
+        most = spec.build.max_batch
+        if most > 1 and shape[0] != -1:
+            raise ModelUnavailable(
+                f"{path} takes one picture at a time: export the graph with an open batch dimension, or leave out "
+                "max_batch"
+            )
+        largest = spec.build.batch_shape(most)
+        if -1 in shape and not context.set_input_shape(inputs[0], largest):
+            hint = f": build the engine for batches of {most}, or lower max_batch" if most > 1 else ""
+            raise ModelUnavailable(f"{path} does not take shape {largest}: {self._log.told()}{hint}")
+        self._input_shape = largest
+        self._input = self._given_memory(inputs[0], largest)
         for name in names:
             if name not in inputs:
                 self._outputs.append(self._given_memory(name, tuple(context.get_tensor_shape(name))))
+
+    def _set_input_shape(self, shape: Tuple[int, ...]) -> None:
+        if not self._context.set_input_shape(self._input.name, shape):
+            raise InferenceFailed(f"the engine does not take an input of shape {shape}: {self._log.told()}")
+        self._input_shape = shape
 
     def _given_memory(self, name: str, shape: Tuple[int, ...]) -> Tensor:
         if -1 in shape:
@@ -206,7 +223,7 @@ class TensorrtBackend:
         pointer = self._stream.allocate(size)
         if not self._context.set_tensor_address(name, pointer):
             raise InferenceFailed(f"TensorRT refuses the memory for {name!r}: {self._log.told()}")
-        return Tensor(name, shape, dtype, pointer, size)
+        return Tensor(name, dtype, pointer)
 
 
 def _builder(log: Log) -> Any:
