@@ -49,9 +49,14 @@ class Batches:
     sizes: tuple[BatchSize, ...]
     curve_ms: dict[BatchSize, Duration]
 
+    @property
+    def largest(self) -> int:
+        return max(self.sizes, default=1)
+
     def __str__(self) -> str:
         curve = ", ".join(f"{size}: {ms:.1f}" for size, ms in self.curve_ms.items())
-        return f"batches of up to {max(self.sizes, default=1)} (ms per picture by size: {curve})"
+        chosen = f"batches of up to {self.largest}" if self.largest > 1 else "no batches"
+        return f"{chosen} (ms per picture by size: {curve})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,7 @@ class Ready:
 
     @property
     def largest_batch(self) -> int:
-        return max((size for batches in self.batches.values() for size in batches.sizes), default=1)
+        return max((batches.largest for batches in self.batches.values()), default=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

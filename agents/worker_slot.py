@@ -47,6 +47,7 @@ class WorkerSlot:
         self.progress = 0
         """Counts whatever shows that the worker gets on with its work; a heartbeat does not."""
         self.usage: Usage | None = None
+        self._batches: dict[str, int] = {}
         self.hand = Hand(plan.pace.late_after_s, self._be_late)
         self._index = index
         self._plan = plan
@@ -105,6 +106,7 @@ class WorkerSlot:
             restarts=self._record.restarts,
             last_exit_code=codes[-1] if codes else None,
             exit_codes=tuple(codes),
+            batches=self._batches,
             memory_bytes=self.usage.memory_bytes if self.usage else None,
             cpu_used=self.usage.cpu_used if self.usage else None,
             silent_s=asyncio.get_running_loop().time() - self._heard_at if self._worker is not None else None,
@@ -342,6 +344,7 @@ class WorkerSlot:
         if self._order is not Order.STOP:
             self.trouble = None
         self.hand.largest_batch = message.largest_batch
+        self._batches = {model: batches.largest for model, batches in message.batches.items()}
         self.left_out = self._plan.missing(message.models, message.unavailable_models | self._blame.reasons)
         versions = " ".join(
             f"{name} {version}" for name, version in {"python": message.python, **message.versions}.items()
@@ -349,7 +352,7 @@ class WorkerSlot:
         batches = {model: str(batches) for model, batches in message.batches.items()}
         extra = {"worker": self.name, "pid": message.pid, "versions": versions}
         log.info("worker.ready", extra={**extra, "batches": batches} if batches else extra)
-        self._say("; ".join([f"ready: {versions}", *(f"{model} in {told}" for model, told in batches.items())]))
+        self._say("; ".join([f"ready: {versions}", *(f"{model}: {told}" for model, told in batches.items())]))
         self._tell()
 
     def _prove_able(self) -> None:

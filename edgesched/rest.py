@@ -75,6 +75,7 @@ class WorkerReport(Body):
     cpu_used: float | None = None  # CPUs' worth; 1.5: one and a half
     silent_s: float | None = None  # since its last sign of life, which a heartbeat is
     exit_codes: tuple[int, ...] = ()  # of its last processes, the newest last; negative: the signal that ended it
+    batches: dict[str, PositiveInt] = {}  # model that allows them -> pictures that it runs in one inference, at most
 
 
 class Heartbeat(Body):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from agents.boards.detect import known_types
+from agents.frames import Batches
 from agents.models import brought_backends, worker_spec
 from agents.worker.backends import BACKENDS, make_backend
 from agents.worker.errors import BackendUnavailable, WorkerError
@@ -149,7 +150,10 @@ def _tried(model: Model, build: Build) -> str:
     finally:
         loaded.close()
     shapes = ", ".join(str(tuple(output.shape)) for output in outputs) or "none"
-    return f"outputs {shapes} fit decoder {spec.decoder} and {len(spec.labels)} labels"
+    fits = f"outputs {shapes} fit decoder {spec.decoder} and {len(spec.labels)} labels"
+    if loaded.batch_curve:
+        fits += f"; {Batches(sizes=tuple(loaded.batch_sizes), curve_ms=dict(loaded.batch_curve))}"
+    return fits
 
 
 def _ignore(level: str, event: str, fields: Any) -> None:

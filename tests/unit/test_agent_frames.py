@@ -67,6 +67,31 @@ def test_every_message_is_understood() -> None:
     assert len(failed.failure().message) == 2_000
 
 
+READY: dict[str, Any] = {"type": "ready", "pid": 5, "python": "3.8", "versions": {}, "models": ["a", "b"]}
+
+
+def test_a_worker_says_what_it_measured_of_batches() -> None:
+    on = {"sizes": [1, 2, 4], "curve_ms": {"1": 8.04, "2": 6, "4": 5}}
+    off = {"sizes": [1], "curve_ms": {"1": 6.9, "2": 7.1}}
+    ready = read(**READY, batches={"a": on, "b": off})
+    assert isinstance(ready, Ready)
+    assert ready.largest_batch == 4
+    assert str(ready.batches["a"]) == "batches of up to 4 (ms per picture by size: 1: 8.0, 2: 6.0, 4: 5.0)"
+    assert str(ready.batches["b"]) == "no batches (ms per picture by size: 1: 6.9, 2: 7.1)"
+    assert read(**READY).largest_batch == 1
+
+
+@pytest.mark.parametrize("size", [0, 65])
+def test_a_batch_of_an_impossible_size_is_refused(size: int) -> None:
+    with pytest.raises(InvalidInput, match="sizes"):
+        read(**READY, batches={"a": {"sizes": [1, size], "curve_ms": {}}})
+
+
+def test_time_for_others_in_a_batch_counts_as_waiting() -> None:
+    result = read(**DONE, others_ms=33).result(queued_ms=7.0, transfer_ms=None)
+    assert (result.timings.queued_ms, result.timings.service_ms) == (40.0, 11)
+
+
 def test_labels_and_times_of_worker_and_daemon_come_together() -> None:
     done = read(**DONE, something_new=5)
     assert isinstance(done, Done)

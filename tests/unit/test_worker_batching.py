@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.worker.batching import MEASURE_S, RUNS, chosen, measured, sizes_up_to
+from agents.worker.batching import LONGEST_BATCH_S, RUNS, chosen, measured, sizes_up_to
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from agents.worker.batching import MEASURE_S, RUNS, chosen, measured, sizes_up_t
         ({1: 8.0, 2: 6.0, 4: 5.0, 8: 5.5}, (1, 2, 4)),  # it is full at four
         ({1: 8.0, 2: 9.0, 4: 5.0}, (1, 4)),  # two are slower than one and one: they run one by one
         ({1: 8.0, 2: 5.0, 4: 6.0, 8: 4.0}, (1, 2, 8)),  # four run as two and two
-        ({1: 8.0, 2: 7.9, 4: 7.5}, (1,)),  # not worth it
+        ({1: 8.0, 2: 7.9, 4: 7.0}, (1,)),  # not worth it
         ({1: 8.0}, (1,)),
         ({1: 0.0, 2: 0.0}, (1,)),  # a clock that is too coarse
     ],
@@ -45,14 +45,27 @@ class Device:
         self.now += self._fixed_s + size * self._each_s + is_first
 
 
-def test_the_best_of_a_few_runs_counts() -> None:
+def test_the_best_of_a_few_runs_counts_and_sizes_take_turns() -> None:
     device = Device(0.004, 0.001)
     curve = measured(device.infer, 4, lambda: device.now)
     assert curve == pytest.approx({1: 5.0, 2: 3.0, 4: 2.0})
-    assert device.runs == [1] * RUNS + [2] * RUNS + [4] * RUNS
+    assert device.runs == [1, 1, 2, 2, 4, 4] + [1, 2, 4] * (RUNS - 1)
 
 
-def test_a_slow_model_is_not_measured_for_long() -> None:
-    device = Device(0.0, MEASURE_S / RUNS / 2)
+def test_a_disturbed_run_does_not_count() -> None:
+    device = Device(0.004, 0.001)
+    disturbed = iter([False] * 9 + [True] * 3 + [False] * 99)
+
+    def infer(size: int) -> None:
+        device.infer(size)
+        device.now += 0.05 * next(disturbed)
+
+    assert measured(infer, 4, lambda: device.now) == pytest.approx({1: 5.0, 2: 3.0, 4: 2.0})
+
+
+def test_batches_that_take_too_long_are_not_used() -> None:
+    device = Device(0.0, LONGEST_BATCH_S / 3)
     assert list(measured(device.infer, 64, lambda: device.now)) == [1, 2]
-    assert list(measured(Device(0.0, 0.0).infer, 64, lambda: 0.0)) == [1, 2, 4, 8, 16, 32, 64]
+    assert max(device.runs) == 4
+    slow = Device(0.0, 2 * LONGEST_BATCH_S)
+    assert list(measured(slow.infer, 64, lambda: slow.now)) == [1]
