@@ -79,11 +79,13 @@ class Hand:
     def begin(self, attempt_id: str) -> None:
         """A worker says so of all jobs of a batch before it begins them.
 
-        Raises: InvalidInput if the job is not here and waits.
+        Raises: InvalidInput if the job does not wait here, or the worker never spoke of so large a batch.
         """
         job = self._job(attempt_id)
         if job.started_at is not None:
             raise InvalidInput(f"attempt {attempt_id!r} was begun twice")
+        if len(self.begun) == self.largest_batch:
+            raise InvalidInput(f"attempt {attempt_id!r} was begun before {self.begun[0].attempt_id!r} had ended")
         loop = asyncio.get_running_loop()
         job.started_at = loop.time()
         self._asked_back.discard(job.attempt_id)

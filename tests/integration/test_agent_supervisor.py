@@ -167,6 +167,14 @@ async def test_of_a_batch_that_hangs_the_guilty_picture_alone_pays() -> None:
         assert board.supervisor.reports()[0].restarts == 2
 
 
+async def test_a_batch_whose_first_deadline_passes_is_given_up_and_the_others_go_on() -> None:
+    async with running(fake_plan("batches", late_after_s=600.0)) as board:
+        await begun_together(board, job("a"), job("bad", "hang", remaining_s=2.0))
+        assert (await board.failure("bad")).kind is FailureKind.TIMED_OUT
+        await board.labels("a")
+        assert board.supervisor.reports()[0].restarts == 1
+
+
 async def test_a_batch_that_takes_too_much_memory_is_tried_one_by_one() -> None:
     async with running(fake_plan("batches", check_s=0.05), memory_bytes=100 << 20) as board:
         await begun_together(board, job("a"), job("greedy", "eat"))
@@ -250,6 +258,14 @@ async def test_a_worker_that_breaks_the_protocol_is_replaced(text: str) -> None:
         assert failure.kind is FailureKind.WORKER_CRASHED
         assert "protocol" in failure.message
         board.supervisor.submit(job("good"))
+        await board.labels("good")
+
+
+async def test_a_worker_that_begins_more_at_once_than_it_said_is_replaced() -> None:
+    async with running() as board:
+        board.supervisor.submit(job("bad", "overlap"))
+        board.supervisor.submit(job("good"))
+        assert "protocol" in (await board.failure("bad")).message
         await board.labels("good")
 
 

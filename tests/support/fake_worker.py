@@ -14,6 +14,7 @@
     invalid        says that it is no picture
     raise          says that the backend raised
     nonsense       sends something that is no frame
+    overlap        begins the picture that waits behind it too, and answers neither
     stranger       answers for an attempt that it was never given
     eat            takes 200 MB of memory, then never answers
     feed           the same, in a program of a program of its own
@@ -113,6 +114,11 @@ def act(sock: socket.socket, attempt_id: str, text: str, together: int) -> dict[
         subprocess.run(["/bin/sh", "-c", '"$0" -I -S -c "$1"; echo ended', sys.executable, code], check=True)
     elif word == "nonsense":
         sock.sendall(b"this is no frame at all")
+        time.sleep(NEVER_S)
+    elif word == "overlap":
+        while not INBOX:
+            time.sleep(0.005)
+        say(sock, type="started", attempt_id=INBOX[0][0])
         time.sleep(NEVER_S)
     elif word == "stranger":
         attempt_id = "nobody"
