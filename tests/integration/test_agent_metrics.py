@@ -100,5 +100,8 @@ async def test_a_real_agent_serves_them_where_it_says(tmp_path: Path) -> None:
         options = ["--master-url", gateway.url, "--port", "0", "--metrics-port", "0", "--workspace", str(tmp_path)]
         arguments = ["agent", "--emulate", "orin", "--backend", "echo", "--workers", "1", *options]
         async with running(ChildSpec(name="agent", arguments=arguments, log_path=tmp_path / "log")) as (agent,):
-            seen = await scraped(f"http://{agent.ready['metrics']}/metrics")
+            async with asyncio.timeout(WITHIN_S):
+                seen = await scraped(f"http://{agent.ready['metrics']}/metrics")
+                while of("healthy") not in seen:  # known from its first heartbeat on
+                    seen = await scraped(f"http://{agent.ready['metrics']}/metrics")
     assert seen[of("healthy")] == 1
