@@ -55,6 +55,17 @@ async def registering(url: str) -> AsyncIterator[tuple[Registration, asyncio.Tas
             await asyncio.wait({task})
 
 
+async def test_a_board_that_runs_batches_has_room_for_them_and_says_how_large_they_are(tmp_path: Path) -> None:
+    plan = replace(fake_plan("batches"), models=({"name": "shapes", "build": {"max_batch": 16}},))
+    async with running_agent(tmp_path, plan=plan, workers=2) as agent:
+        (told,) = agent.gateway.registrations
+        assert told["window_tasks"] == 2 * 4 * 16
+        beat = await agent.gateway.beat()
+        while not beat["workers"][0]["batches"]:
+            beat = await agent.gateway.beat()
+        assert beat["workers"][0]["batches"] == {"shapes": 4}
+
+
 async def test_a_board_tells_what_it_is(tmp_path: Path) -> None:
     board = EmulatedBoard(BoardType.RK3588, USUAL_PROFILES[BoardType.RK3588])
     async with running_agent(tmp_path, board=board, workers=2, advertise="example:1") as agent:
