@@ -3,6 +3,7 @@
     label          one detection (any text that is not listed here as well)
     wait PATH      as soon as the file PATH exists, one detection
     meet DIR N     as soon as N pictures have met in the directory DIR, one detection
+    before NAME    as soon as the attempt NAME waits behind it, one detection
     crowd N        as soon as N pictures wait behind it, one detection
     spin PATH      computes until the file PATH exists, then one detection
     program PATH   the same, in a program of its own
@@ -89,6 +90,9 @@ def act(sock: socket.socket, attempt_id: str, text: str, together: int) -> dict[
         os.makedirs(directory, exist_ok=True)
         Path(directory, attempt_id).touch()
         while len(os.listdir(directory)) < int(count):
+            time.sleep(0.005)
+    elif word == "before":
+        while rest not in dict(INBOX):
             time.sleep(0.005)
     elif word == "crowd":
         while len(INBOX) < int(rest):
