@@ -57,7 +57,7 @@ class ClosedLoop:
     def __init__(self, stub: Any, model: str, receiver_url: str) -> None:
         self._header = pb.SubmitRequest(model=model, client_id=CLIENT_ID, receiver_url=receiver_url)
         self._submissions = stub.SubmitStream()
-        self._ready: asyncio.Queue[pb.SubmitRequest] = asyncio.Queue()
+        self._ready: asyncio.Queue[tuple[pb.SubmitRequest, bytes]] = asyncio.Queue()  # all but the picture; the picture
         self._parts: set[asyncio.Task[None]] = set()
         self._pictures: Iterator[tuple[int, Picture]] = iter(())
         self._unanswered: dict[int, _Open] = {}  # by tag
@@ -115,11 +115,9 @@ class ClosedLoop:
                 self._ended.set_result(None)
             return
         self._unanswered[tag] = _Open(time.perf_counter())
-        request = pb.SubmitRequest(
-            file_name=picture.file_name, image=picture.load(), submission_key=uuid.uuid4().hex, tag=tag
-        )
+        request = pb.SubmitRequest(file_name=picture.file_name, submission_key=uuid.uuid4().hex, tag=tag)
         request.MergeFrom(self._header)
-        self._ready.put_nowait(request)
+        self._ready.put_nowait((request, picture.load()))
 
     def _answered(self, reply: pb.SubmitReply) -> None:
         if not reply.task_id:
@@ -140,10 +138,15 @@ class ClosedLoop:
 
     async def _write(self) -> None:
         while True:
-            requests = [await self._ready.get()]
+            ready = [await self._ready.get()]
             while not self._ready.empty():
-                requests.append(self._ready.get_nowait())
-            await self._submissions.write(pb.SubmitRequests(requests=requests))
+                ready.append(self._ready.get_nowait())
+            message = pb.SubmitRequests()
+            for without_image, image in ready:
+                request = message.requests.add()
+                request.CopyFrom(without_image)
+                request.image = image
+            await self._submissions.write(message)
 
     async def _read(self) -> None:
         while True:

@@ -106,8 +106,8 @@ class Report:
 class _Open:
     """A picture that waits for its answer."""
 
-    request: pb.SubmitRequest
-    size_bytes: int  # of its picture: to ask the request copies it
+    request: pb.SubmitRequest  # all but the picture
+    image: bytes
     expires_at: float | None  # of this process's event loop clock
     answer: asyncio.Future[pb.SubmitReply] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -218,7 +218,7 @@ class _Submitter:
         try:
             key, image = await self._loader.load(picture)
             check_size(len(image))
-            request = pb.SubmitRequest(file_name=picture.file_name, image=image, submission_key=key)
+            request = pb.SubmitRequest(file_name=picture.file_name, submission_key=key)
         except OSError as error:
             return Refused(picture=picture, reason=f"it cannot be read: {error.strerror or error}")
         except InvalidInput as error:
@@ -230,7 +230,7 @@ class _Submitter:
             request.traceparent = span.traceparent
         expires_at = None if self._deadline_s is None else asyncio.get_running_loop().time() + self._deadline_s
         while True:
-            reply = await self._ask(_Open(request, len(image), expires_at))
+            reply = await self._ask(_Open(request, image, expires_at))
             if reply.WhichOneof("outcome") == "task_id":
                 return Acknowledged(
                     picture=picture, task_id=TaskId(reply.task_id), submission_key=key, size_bytes=len(image)
@@ -321,21 +321,23 @@ class _Submitter:
 
     def _messages(self, tags: Iterable[int | None]) -> Iterator[pb.SubmitRequests]:
         """Small pictures together, as many as MESSAGE_BYTES hold."""
-        together: list[pb.SubmitRequest] = []
+        message = pb.SubmitRequests()
         size_bytes = 0
         for entry in (self._open.get(tag) for tag in tags if tag is not None):
             if entry is None:  # answered meanwhile
                 continue
-            if together and size_bytes + entry.size_bytes > MESSAGE_BYTES:
-                yield pb.SubmitRequests(requests=together)
-                together, size_bytes = [], 0
+            if message.requests and size_bytes + len(entry.image) > MESSAGE_BYTES:
+                yield message
+                message, size_bytes = pb.SubmitRequests(), 0
             if entry.expires_at is not None:
                 left_s = entry.expires_at - asyncio.get_running_loop().time()
                 entry.request.remaining_ms = max(1, round(left_s * 1000))
-            together.append(entry.request)
-            size_bytes += entry.size_bytes
-        if together:
-            yield pb.SubmitRequests(requests=together)
+            request = message.requests.add()
+            request.CopyFrom(entry.request)
+            request.image = entry.image  # here: a picture in `entry.request` would be copied twice
+            size_bytes += len(entry.image)
+        if message.requests:
+            yield message
 
     async def _read(self, call: _Call) -> grpc.aio.AioRpcError | None:
         try:

@@ -9,18 +9,19 @@ import bisect
 import ctypes
 import os
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import xxhash
+
 from edgesched.domain.task import ImageRef
 from edgesched.errors import StorageFailed
 
-MAGIC = b"ESI1"
+MAGIC = b"ESI2"
 RELEASED = b"ESI0"
 """Takes the magic's place when a picture is released: whoever looks at the file later knows that nobody misses it."""
-HEADER = struct.Struct("<4sIIq")  # magic, length, CRC-32 of the picture, stored at (wall milliseconds since 1970)
+HEADER = struct.Struct("<4sIQq")  # magic, length, XXH3 of the picture, stored at (wall milliseconds since 1970)
 
 _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
 _LIBC = ctypes.CDLL(None)
@@ -47,7 +48,7 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Header:
     length: int
-    crc32: int
+    checksum: int
     stored_at_ms: int
     is_released: bool
 
@@ -74,7 +75,7 @@ def records(images: Sequence[bytes], stored_at_ms: int) -> list[bytes]:
     """What to write for them: headers and pictures in turn. The pictures are the very objects that came, no copies."""
     buffers: list[bytes] = []
     for image in images:
-        buffers += (HEADER.pack(MAGIC, len(image), zlib.crc32(image), stored_at_ms), image)
+        buffers += (HEADER.pack(MAGIC, len(image), xxhash.xxh3_64_intdigest(image), stored_at_ms), image)
     return buffers
 
 
@@ -90,7 +91,7 @@ def read_picture(fd: int, place: Place) -> bytes | None:
     if header is None or header.length != place.length:
         return None
     picture = os.pread(fd, place.length, place.offset + HEADER.size)
-    return picture if zlib.crc32(picture) == header.crc32 else None
+    return picture if xxhash.xxh3_64_intdigest(picture) == header.checksum else None
 
 
 def unreleased(fd: int, number: int, known: Sequence[Place]) -> Iterator[tuple[Place, Header]]:
@@ -145,10 +146,10 @@ def _any_header(fd: int, offset: int) -> Header | None:
     raw = os.pread(fd, HEADER.size, offset)
     if len(raw) < HEADER.size:
         return None
-    magic, length, crc32, stored_at_ms = HEADER.unpack(raw)
+    magic, length, checksum, stored_at_ms = HEADER.unpack(raw)
     if magic not in (MAGIC, RELEASED) or offset + HEADER.size + length > os.fstat(fd).st_size:
         return None
-    return Header(length, crc32, stored_at_ms, is_released=magic == RELEASED)
+    return Header(length, checksum, stored_at_ms, is_released=magic == RELEASED)
 
 
 def sync_directory(directory: Path) -> None:

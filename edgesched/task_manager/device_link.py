@@ -86,9 +86,16 @@ class _Outranked(_Broken):
 
 @dataclass(slots=True)
 class _Part:
-    item: pb.FromTaskManager
-    size_bytes: int  # of the picture, in this item
-    ends: OpenAttempt | None = None  # the attempt whose picture is whole with it
+    """A piece of an attempt's picture, or its announcement."""
+
+    attempt: OpenAttempt
+    data: bytes
+    is_announcement: bool = False  # of the whole picture, none of which it carries
+    is_last: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        return 0 if self.is_announcement else len(self.data)
 
 
 class DeviceLink:
@@ -275,37 +282,47 @@ class DeviceLink:
         breaking = _Breaking()
         while True:
             await self._wake.wait()
-            while (batch := await self._next_items())[0]:
-                items, whole = batch
+            while (batch := await self._next_batch()) is not None:
+                message, whole = batch
                 with breaking:
-                    await stream.write(pb.TaskManagerItems(items=items))
+                    await stream.write(message)
                 for attempt in whole:
                     attempt.is_sent = True
 
-    async def _next_items(self) -> tuple[list[pb.FromTaskManager], list[OpenAttempt]]:
-        """What goes into the next message, and the attempts whose pictures are whole with it."""
-        items: list[pb.FromTaskManager] = []
-        whole: list[OpenAttempt] = []
+    async def _next_batch(self) -> tuple[pb.TaskManagerItems, list[OpenAttempt]] | None:
+        """The next message, and the attempts whose pictures are whole with it."""
+        parts = await self._next_parts()
+        control, self._control = self._control, []  # only now: it goes first, however late it came
+        if not control and not parts:
+            return None
+        message = pb.TaskManagerItems(items=control)
+        # Filled in place: a message that is handed to another one is copied, and a picture would be three times.
+        for part in parts:
+            if part.is_announcement:
+                self._announce(part.attempt, len(part.data), message.items.add().dispatch)
+            else:
+                chunk = message.items.add().chunk
+                chunk.attempt_id, chunk.data = part.attempt.attempt_id, part.data
+        return message, [part.attempt for part in parts if part.is_last]
+
+    async def _next_parts(self) -> list[_Part]:
+        parts: list[_Part] = []
         room = wire.CHUNK_BYTES
         while self._parts or self._pictures:
             if not self._parts:
-                if items and self._pictures[0].task.size_bytes > room:
+                if parts and self._pictures[0].task.size_bytes > room:
                     break
                 self._parts = await self._cut(self._pictures.popleft())
-                if self._parts and not items and time.monotonic() - self._measured_at >= MEASURE_EVERY_S:
+                if self._parts and not parts and time.monotonic() - self._measured_at >= MEASURE_EVERY_S:
                     self._measured_at = time.monotonic()
-                    items.append(self._parts.popleft().item)
-                    break
-            while self._parts and (not items or self._parts[0].size_bytes <= room):
+                    return [self._parts.popleft()]
+            while self._parts and (not parts or self._parts[0].size_bytes <= room):
                 part = self._parts.popleft()
-                items.append(part.item)
+                parts.append(part)
                 room -= part.size_bytes
-                if part.ends is not None:
-                    whole.append(part.ends)
             if self._parts:
                 break
-        control, self._control = self._control, []  # only now: it goes first, however late it came
-        return control + items, whole
+        return parts
 
     async def _cut(self, attempt: OpenAttempt) -> deque[_Part]:
         """Announcement and picture; nothing if there is nothing to send any more."""
@@ -319,21 +336,19 @@ class DeviceLink:
         except PictureDamaged as error:
             self._listener.picture_lost(self, attempt, str(error))
             return deque()
-        dispatch = pb.Dispatch(
-            attempt_id=attempt.attempt_id,
-            task_id=task.task_id,
-            model=task.model,
-            file_name=task.file_name,
-            size_bytes=len(image),
-            receiver_url=task.receiver_url,
-            remaining_ms=self._attempt_timeout_ms,
-        )
-        parts = deque([_Part(pb.FromTaskManager(dispatch=dispatch), 0)])
-        for data in wire.chunks(image):
-            chunk = pb.Chunk(attempt_id=attempt.attempt_id, data=data)
-            parts.append(_Part(pb.FromTaskManager(chunk=chunk), len(data)))
-        parts[-1].ends = attempt
+        parts = deque([_Part(attempt, image, is_announcement=True)])
+        parts += [_Part(attempt, data) for data in wire.chunks(image)]
+        parts[-1].is_last = True
         return parts
+
+    def _announce(self, attempt: OpenAttempt, size_bytes: int, dispatch: pb.Dispatch) -> None:
+        task = attempt.task
+        dispatch.attempt_id, dispatch.task_id = attempt.attempt_id, task.task_id
+        dispatch.model, dispatch.file_name = task.model, task.file_name
+        dispatch.size_bytes = size_bytes
+        dispatch.remaining_ms = self._attempt_timeout_ms
+        if task.receiver_url is not None:
+            dispatch.receiver_url = task.receiver_url
 
 
 class _Breaking:
