@@ -11,7 +11,7 @@ from pathlib import Path
 from agents.boards.detect import board_type, evidence, real_board
 from agents.durable import write_atomically
 from agents.identity import FILE_NAME as ID_FILE
-from agents.identity import Identity, identify, keep_name
+from agents.identity import Identity, checked_name, identify, keep_name
 from edgesched.domain.device import BoardType
 from edgesched.errors import StartupError
 from edgesched.settings import is_host
@@ -52,14 +52,15 @@ def write_config(place: Path, wishes: Wishes, *, force: bool, root: Path = Path(
         raise StartupError(
             f"--master-ip {wishes.master_ip!r}: give the name or the IP address of the gateway's machine"
         )
+    device_id = None if wishes.device_id is None else checked_name(wishes.device_id)  # before anything is made
     board, because = evidence(root) if wishes.device is None else (board_type(wishes.device), "--device said so")
     workspace = wishes.workspace.absolute()
     try:
         workspace.mkdir(parents=True, exist_ok=True)
         wishes.models.absolute().mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if wishes.device_id is not None:
-            keep_name(workspace, wishes.device_id)
+        if device_id is not None:
+            keep_name(workspace, device_id)
         identity = identify(workspace, None)
         slots = real_board(board, root).profile.slots
         text = _text(wishes, path, (board, because), identity.device_id, slots)

@@ -9,6 +9,7 @@ import secrets
 import socket
 import uuid
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from agents.durable import set_aside, write_atomically
@@ -37,7 +38,7 @@ def identify(workspace: Path, device_id: str | None, machine: Machine | None = N
     Raises: StartupError if the given id has characters that an id may not have, or if no id can be kept.
     """
     if device_id is not None:
-        return Identity(device_id=_checked(device_id), boot_id=uuid.uuid4().hex)
+        return Identity(device_id=checked_name(device_id), boot_id=uuid.uuid4().hex)
     machine = machine or this_machine()
     path = workspace / FILE_NAME
     try:
@@ -54,21 +55,32 @@ def identify(workspace: Path, device_id: str | None, machine: Machine | None = N
     return Identity(device_id=kept.device_id, boot_id=uuid.uuid4().hex)
 
 
-def is_copied(workspace: Path) -> bool | None:
-    """Whether the id that is kept there belongs to another machine; None if none is kept. Changes nothing."""
+class KeptName(StrEnum):
+    """What `identify` would find in a workspace."""
+
+    NONE = "none"
+    OURS = "ours"
+    COPIED = "copied"  # it belongs to another machine
+    DAMAGED = "damaged"
+
+
+def look_at_kept_name(workspace: Path) -> KeptName:
+    """Changes nothing. Raises: OSError if the file cannot be read."""
     try:
-        machine = json.loads((workspace / FILE_NAME).read_bytes()).get("machine")
-        kept = Machine(serial=machine["serial"], macs=frozenset(machine["macs"])) if machine else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return kept is not None and this_machine().is_other_than(kept)
+        kept = _parsed((workspace / FILE_NAME).read_bytes())
+    except FileNotFoundError:
+        return KeptName.NONE
+    except _Damaged:
+        return KeptName.DAMAGED
+    is_other = kept.machine is not None and this_machine().is_other_than(kept.machine)
+    return KeptName.COPIED if is_other else KeptName.OURS
 
 
-def keep_name(workspace: Path, device_id: str) -> None:
+def keep_name(workspace: Path, device_id: DeviceId) -> None:
     """Give this machine a name that stays with its workspace. Raises: StartupError, as above."""
     path = workspace / FILE_NAME
     try:
-        _keep(path, _Kept(device_id=_checked(device_id), machine=this_machine()))
+        _keep(path, _Kept(device_id=device_id, machine=this_machine()))
     except OSError as error:
         raise StartupError(f"{path}: cannot be written ({error.strerror}): correct its permissions") from error
 
@@ -79,7 +91,8 @@ class _Kept:
     machine: Machine | None  # None: written by a version that did not know its machine
 
 
-def _checked(device_id: str) -> DeviceId:
+def checked_name(device_id: str) -> DeviceId:
+    """Raises: StartupError."""
     if not re.fullmatch(DEVICE_ID_PATTERN, device_id):
         raise StartupError(
             f"--device-id {device_id!r}: use letters, digits, '.', '_' and '-', at most 64, a letter or digit first"
@@ -96,18 +109,29 @@ def _keep(path: Path, kept: _Kept) -> None:
 
 def _kept(path: Path) -> _Kept | None:
     try:
-        found = json.loads(path.read_bytes())
-        device_id, machine = found["device_id"], found.get("machine")
-        if isinstance(device_id, str) and re.fullmatch(DEVICE_ID_PATTERN, device_id):
-            known = Machine(serial=machine["serial"], macs=frozenset(machine["macs"])) if machine else None
-            return _Kept(device_id=DeviceId(device_id), machine=known)
-        reason = f"{device_id!r} is no device id"
+        return _parsed(path.read_bytes())
     except FileNotFoundError:
         return None
+    except _Damaged as error:
+        log.error("device.file_damaged", extra={"kept_as": str(set_aside(path)), "reason": str(error)})
+        return None
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _parsed(text: bytes) -> _Kept:
+    """Raises: _Damaged."""
+    try:
+        found = json.loads(text)
+        device_id, machine = found["device_id"], found.get("machine")
+        known = Machine(serial=machine["serial"], macs=frozenset(machine["macs"])) if machine else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error)
-    log.error("device.file_damaged", extra={"kept_as": str(set_aside(path)), "reason": reason})
-    return None
+        raise _Damaged(str(error)) from error
+    if not (isinstance(device_id, str) and re.fullmatch(DEVICE_ID_PATTERN, device_id)):
+        raise _Damaged(f"{device_id!r} is no device id")
+    return _Kept(device_id=DeviceId(device_id), machine=known)
 
 
 def _new_id() -> DeviceId:

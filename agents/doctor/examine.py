@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from agents.boards.detect import evidence, real_board
@@ -22,15 +23,29 @@ from edgesched.settings import AgentSettings
 TOOL_WAIT_S = 10.0
 
 
-async def examine(settings: AgentSettings, root: Path = Path("/"), pace: Pace = Pace()) -> Report:  # noqa: B008 - frozen
+async def examine(
+    settings: AgentSettings,
+    root: Path = Path("/"),
+    pace: Pace = Pace(),  # noqa: B008 - frozen
+    on_found: Callable[[Finding], None] = lambda finding: None,
+) -> Report:
     """Changes nothing on the board. Takes as long as its models take to load.
 
+    on_found: told of each finding as it is made.
     Raises: StartupError if the settings name no board.
     """
+    findings = []
+    async for finding in _looks(settings, root, pace):
+        on_found(finding)
+        findings.append(finding)
+    return Report(findings=findings)
+
+
+async def _looks(settings: AgentSettings, root: Path, pace: Pace) -> AsyncIterator[Finding]:
     board = real_board(settings.device, root)
     kind = board.board_type
-    findings = [_user(), _board(settings, kind, root), look_at_name(settings)]
-    findings += look_at_driver(kind, root)
+    for finding in (_user(), _board(settings, kind, root), look_at_name(settings), *look_at_driver(kind, root)):
+        yield finding
     python = settings.python_bin or sys.executable
     try:
         models: Models | None = Models(settings, kind)
@@ -38,18 +53,23 @@ async def examine(settings: AgentSettings, root: Path = Path("/"), pace: Pace = 
         models = None
         unusable = problem("models", str(error), "install the package again, or remove it")
     backends = models.backends if models is not None else frozenset()
-    looks = await look_at_interpreter(python, settings.python_path, kind, backends)
-    findings += looks
+    can_run = False
+    async for finding in look_at_interpreter(python, settings.python_path, kind, backends):
+        can_run = can_run or (finding.name == "interpreter" and finding.state == "ok")
+        yield finding
     if models is None:
-        findings.append(unusable)
-    elif looks[0].state == "ok":  # without an interpreter there is nothing to try
-        findings += await look_at_models(settings, models, python, pace)
+        looks = [unusable]
+    elif can_run:
+        looks = await look_at_models(settings, models, python, pace)
     else:
-        findings += models.left_out()
+        looks = models.left_out()  # without an interpreter there is nothing to try
     readings = await asyncio.to_thread(board.readings, tool_wait_s=TOOL_WAIT_S)
-    findings += look_at_sensors(kind, readings)
-    findings += [look_at_disk(settings), look_at_port(settings), *await look_at_gateway(settings)]
-    return Report(findings=findings)
+    looks += look_at_sensors(kind, readings)
+    looks += [look_at_disk(settings), look_at_port(settings)]
+    for finding in looks:
+        yield finding
+    for finding in await look_at_gateway(settings):
+        yield finding
 
 
 def _user() -> Finding:

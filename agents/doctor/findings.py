@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -28,6 +28,15 @@ class Finding:
     text: str
     remedy: str | None = None
 
+    def as_text(self) -> str:
+        """Some lines, without an end of the last one."""
+        indent = " " * (len(State.PROBLEM) + NAME_CHARS + 4)
+        begin = f"{self.state:<{len(State.PROBLEM)}}  {self.name:<{NAME_CHARS}}  "
+        lines = _wrapped(self.text, begin, indent)
+        if self.remedy is not None:
+            lines += _wrapped(self.remedy, f"{indent}-> ", f"{indent}   ")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -40,20 +49,11 @@ class Report:
     def as_json(self) -> str:
         return json.dumps({"can_work": self.can_work, "findings": [asdict(one) for one in self.findings]}, indent=2)
 
-    def as_text(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        indent = " " * (len(State.PROBLEM) + NAME_CHARS + 4)
-        for finding in self.findings:
-            begin = f"{finding.state:<{len(State.PROBLEM)}}  {finding.name:<{NAME_CHARS}}  "
-            yield from _wrapped(finding.text, begin, indent)
-            if finding.remedy is not None:
-                yield from _wrapped(finding.remedy, f"{indent}-> ", f"{indent}   ")
+    def verdict(self) -> str:
+        """One line."""
         counts = [sum(finding.state is state for finding in self.findings) for state in (State.PROBLEM, State.WARNING)]
-        yield ""
         can = "can" if self.can_work else "cannot"
-        yield f"problems: {counts[0]}, warnings: {counts[1]}; the board {can} work as it is"
+        return f"problems: {counts[0]}, warnings: {counts[1]}; the board {can} work as it is"
 
 
 def ok(name: str, text: str) -> Finding:

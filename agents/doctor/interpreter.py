@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.doctor.findings import Finding, ok, problem, warning
@@ -76,25 +77,29 @@ ACCELERATOR: Mapping[str, str] = {  # board -> the backend of its accelerator
 
 async def look_at_interpreter(
     python: str, python_path: Sequence[str], board: str, backends: frozenset[str]
-) -> list[Finding]:
+) -> AsyncIterator[Finding]:
     """backends: those that the models on this board use; what only the board's accelerator needs is no must."""
     if shutil.which(python) is None:
         remedy = "give the path of a Python interpreter as python_bin, or leave it out to use the agent's own"
-        return [problem("interpreter", f"{python} is no program that can be run", remedy)]
+        yield problem("interpreter", f"{python} is no program that can be run", remedy)
+        return
     code, text = await _run(python, VERSION)
     version = text.strip().splitlines()[-1] if text.strip() else ""
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if code != 0 or len(numbers) != 2:
-        return [problem("interpreter", f"{python} does not run Python: {_reason(code, text)}", "correct python_bin")]
+        yield problem("interpreter", f"{python} does not run Python: {_reason(code, text)}", "correct python_bin")
+        return
     if numbers < OLDEST:
         remedy = "install Python 3.8 or newer with the vendor's package, and name it in python_bin"
-        return [problem("interpreter", f"{python} is Python {version}; the workers need 3.8 or newer", remedy)]
-    findings = [ok("interpreter", f"{python}: Python {version}")]
+        yield problem("interpreter", f"{python} is Python {version}; the workers need 3.8 or newer", remedy)
+        return
+    yield ok("interpreter", f"{python}: Python {version}")
     needed = [NUMPY, OPENCV, *_packages(backends)]
     extra = [package for package in OF_BACKEND.get(ACCELERATOR.get(board, ""), ()) if package not in needed]
-    looks = [_look_at(python, python_path, package) for package in needed]
-    looks += [_look_at(python, python_path, package, without_it=_loss(board)) for package in extra]
-    return findings + [await look for look in looks]  # one after the other: a small board has little memory
+    for package in needed:  # one after the other: a small board has little memory
+        yield await _look_at(python, python_path, package)
+    for package in extra:
+        yield await _look_at(python, python_path, package, without_it=_loss(board))
 
 
 def _packages(backends: frozenset[str]) -> list[Package]:
@@ -130,18 +135,21 @@ async def _run(python: str, script: str, *arguments: str) -> tuple[int, str]:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # a wrapper script is ended with what it has started, which holds our pipe
         )
     except OSError as error:
         return 127, error.strerror or str(error)
+    is_over = False
     try:
         async with asyncio.timeout(RUN_TIMEOUT_S):
             printed, _ = await process.communicate()
+        is_over = True
     except TimeoutError:
         return 124, f"it did not end within {RUN_TIMEOUT_S:.0f} s"
     finally:
-        if process.returncode is None:
+        if not is_over:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     assert process.returncode is not None  # communicate() has returned
     return process.returncode, printed.decode(errors="replace")

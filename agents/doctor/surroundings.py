@@ -15,7 +15,7 @@ import psutil
 
 from agents.doctor.findings import Finding, note, ok, problem, warning
 from agents.http import reason_of
-from agents.identity import is_copied
+from agents.identity import KeptName, look_at_kept_name
 from edgesched.settings import MIB, AgentSettings
 
 GATEWAY_TIMEOUT_S = 5.0
@@ -26,10 +26,20 @@ CLOCK_TOLERANCE_S = 5.0
 def look_at_name(settings: AgentSettings) -> Finding:
     if settings.device_id is not None:
         return ok("name", f"{settings.device_id}, as the settings say")
-    copied = is_copied(settings.workspace_dir)
-    if copied is None:
+    workspace = settings.workspace_dir
+    try:
+        kept = look_at_kept_name(workspace)
+    except OSError as error:
+        remedy = f"sudo chown -R {os.geteuid()} {workspace}, or choose another workspace_dir"
+        return problem("name", f"the one in {workspace} cannot be read: {error.strerror}", remedy)
+    if kept is KeptName.NONE:
         return note("name", f"none yet: one is made at the first start, and kept in {settings.workspace_dir}")
-    if copied:
+    if kept is KeptName.DAMAGED:
+        text = (
+            f"the file with it, in {workspace}, is damaged: at its next start the agent keeps it aside, and takes a new"
+        )
+        return warning("name", f"{text} name", "to keep the old name, set device_id to it")
+    if kept is KeptName.COPIED:
         text = f"the one in {settings.workspace_dir} belongs to another machine: this disk is a copy"
         return warning("name", text, "nothing to do: at its next start the agent takes a new one")
     return ok("name", f"kept in {settings.workspace_dir}")

@@ -34,9 +34,10 @@ def command(
         settings = load(AgentSettings, config=config, flags={"device": device, "python_bin": python_bin}).settings
         if settings.emulate is not None:
             fail("the doctor looks at the real board: leave `emulate` out of the settings")
-        report = asyncio.run(examine(settings))
+        tell = (lambda finding: None) if as_json else (lambda finding: print(finding.as_text(), flush=True))
+        report = asyncio.run(examine(settings, on_found=tell))
     except StartupError as error:
         fail(str(error))
-    print(report.as_json() if as_json else report.as_text())
+    print(report.as_json() if as_json else f"\n{report.verdict()}")
     if not report.can_work:
         raise typer.Exit(1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,10 @@ def test_a_device_that_is_for_others_names_the_group_to_join(open_place: Path) -
 # --- the interpreter ---
 
 
+async def looked_at(python: str, path: Sequence[str], board: str, backends: frozenset[str]) -> list[Finding]:
+    return [finding async for finding in look_at_interpreter(python, path, board, backends)]
+
+
 def interpreter(path: Path, script: str) -> str:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -141,7 +146,7 @@ def interpreter(path: Path, script: str) -> str:
 
 async def test_an_interpreter_without_numpy_is_told_what_to_install_there(tmp_path: Path) -> None:
     bare = interpreter(tmp_path / "python", f'exec {sys.executable} -S "$@"')
-    problems = told(await look_at_interpreter(bare, (), "generic", frozenset({"onnx"})), State.PROBLEM)
+    problems = told(await looked_at(bare, (), "generic", frozenset({"onnx"})), State.PROBLEM)
     for package in ("numpy", "opencv-python-headless", "onnxruntime"):
         assert f"{bare} -m pip install {package}" in problems
     assert "No module named 'numpy'" in problems
@@ -156,23 +161,39 @@ async def test_an_interpreter_without_numpy_is_told_what_to_install_there(tmp_pa
     ],
 )
 async def test_what_is_no_interpreter_for_workers_is_refused(tmp_path: Path, script: str, expected: str) -> None:
-    findings = await look_at_interpreter(interpreter(tmp_path / "python", script), (), "generic", frozenset())
+    findings = await looked_at(interpreter(tmp_path / "python", script), (), "generic", frozenset())
     assert expected in told(findings, State.PROBLEM)
-    nowhere = await look_at_interpreter("/nowhere/python", (), "generic", frozenset())
+    nowhere = await looked_at("/nowhere/python", (), "generic", frozenset())
     assert "/nowhere/python is no program" in told(nowhere, State.PROBLEM)
 
 
+async def test_an_interpreter_that_never_answers_is_ended_with_all_that_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.doctor.interpreter.RUN_TIMEOUT_S", 1.0)
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    ended = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    hanging = interpreter(tmp_path / "python", f"exec 9>{held}\nsleep 1000")
+    problems = told(await looked_at(hanging, (), "generic", frozenset()), State.PROBLEM)
+    assert "does not run Python: it did not end within 1 s" in problems
+    hung_up = select.poll()
+    hung_up.register(ended, select.POLLHUP)
+    assert hung_up.poll(5_000)  # nobody holds the other end any more
+    os.close(ended)
+
+
 async def test_a_vendors_library_is_only_a_must_for_models_that_use_it(tmp_path: Path) -> None:
-    idle = await look_at_interpreter(sys.executable, (), "rk3588", frozenset({"onnx"}))
+    idle = await looked_at(sys.executable, (), "rk3588", frozenset({"onnx"}))
     assert "the accelerator stays idle" in told(idle, State.WARNING)
     assert told(idle, State.PROBLEM) == ""
-    needed = await look_at_interpreter(sys.executable, (), "rk3588", frozenset({"rknn"}))
+    needed = await looked_at(sys.executable, (), "rk3588", frozenset({"rknn"}))
     assert "pip install rknn-toolkit-lite2" in told(needed, State.PROBLEM)
 
 
 async def test_a_plain_computer_without_onnxruntime_is_told_that_the_demo_model_asks_for_it(tmp_path: Path) -> None:
     bare = interpreter(tmp_path / "python", f'exec {sys.executable} -S "$@"')
-    warnings = told(await look_at_interpreter(bare, (), "generic", frozenset()), State.WARNING)
+    warnings = told(await looked_at(bare, (), "generic", frozenset()), State.WARNING)
     assert "no model of yours asks for it, but the built-in demo model does" in warnings
     assert "accelerator" not in warnings
 
@@ -181,7 +202,7 @@ async def test_a_package_is_looked_for_in_python_path_and_may_crash(tmp_path: Pa
     files(tmp_path, {"there/acl.py": "print('noise')", "broken/acl.py": "import os; os.kill(os.getpid(), 11)"})
     for place, state, expected in (("there", State.OK, "pyACL"), ("broken", State.PROBLEM, "killed by SIGSEGV")):
         path = (str(tmp_path / place),)
-        assert expected in told(await look_at_interpreter(sys.executable, path, "atlas", frozenset({"acl"})), state)
+        assert expected in told(await looked_at(sys.executable, path, "atlas", frozenset({"acl"})), state)
 
 
 # --- the models ---
@@ -266,6 +287,15 @@ def test_a_disk_that_is_full_or_closed_is_named(open_place: Path) -> None:
     assert look_at_disk(settings_for(open_place)).state is State.OK
 
 
+def test_a_damaged_name_is_told_before_the_agent_takes_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "device.json").write_text("garbage")
+    finding = look_at_name(settings_for(tmp_path))
+    assert finding.state is State.WARNING
+    assert "is damaged" in finding.text
+    assert (tmp_path / "state" / "device.json").read_text() == "garbage"  # nothing was changed
+
+
 def test_a_copied_disk_is_told_before_the_agent_renames_itself(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     assert look_at_name(settings).state is State.NOTE
@@ -290,9 +320,9 @@ async def test_a_board_in_good_order_can_work_and_one_finding_is_enough_that_it_
     app.router.add_get("/health/ready", ready)
     async with listening(app) as url:
         report = await examine(settings_for(tmp_path, master_url=url, device="generic"), tmp_path)
-    assert report.can_work, report.as_text()
+    assert report.can_work, told(report, State.PROBLEM)
     assert json.loads(report.as_json())["can_work"] is True
-    assert report.as_text().endswith("problems: 0, warnings: 0; the board can work as it is")
+    assert report.verdict() == "problems: 0, warnings: 0; the board can work as it is"
     files(tmp_path, RK3588)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "bad").mkdir()

@@ -10,7 +10,7 @@ import pytest
 
 from agents.durable import write_atomically
 from agents.epochs import Epochs
-from agents.identity import identify, keep_name
+from agents.identity import checked_name, identify, keep_name
 from agents.machine import Machine, this_machine
 from edgesched.errors import StartupError
 from edgesched.rest import DEVICE_ID_PATTERN
@@ -113,10 +113,10 @@ def test_a_name_from_before_machines_were_known_is_kept_and_bound(tmp_path: Path
 
 
 def test_a_chosen_name_stays_with_its_workspace(tmp_path: Path) -> None:
-    keep_name(tmp_path, "shelf-3")
+    keep_name(tmp_path, checked_name("shelf-3"))
     assert identify(tmp_path, None).device_id == "shelf-3"
     with pytest.raises(StartupError, match="--device-id"):
-        keep_name(tmp_path, "a b")
+        checked_name("a b")
 
 
 def test_epochs_only_grow_and_are_kept_per_ledger(tmp_path: Path) -> None:

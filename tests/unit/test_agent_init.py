@@ -137,3 +137,9 @@ def test_a_damaged_name_is_told_in_a_sentence(tmp_path: Path, capfd: pytest.Capt
     assert done.exit_code == 0, done.output
     assert "note: the file with this board's name cannot be read (" in done.output
     assert "device.file_damaged" not in done.output + "".join(capfd.readouterr())
+
+
+def test_a_refused_name_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="device-id"):
+        write_config(tmp_path / "etc", wishes(tmp_path, device_id="a b/../c"), force=False, root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
