@@ -24,7 +24,7 @@ class Board(StrEnum):
 @app.command()
 def check(directory: Directory) -> None:
     """Say what is wrong with a model, and what each kind of board still lacks. Runs it where this machine can."""
-    from edgesched.cli.model_check import State, builds_of, uses_of
+    from edgesched.cli.model_check import LOAD_TIMEOUT_S, State, examined, uses_of
     from edgesched.errors import InvalidInput
     from edgesched.process import fail
 
@@ -32,17 +32,20 @@ def check(directory: Directory) -> None:
         from edgesched.catalogue import read_model
 
         model = read_model(directory)
-        reports = builds_of(model)
     except InvalidInput as error:
         fail(str(error))
     except ImportError as error:
         fail(f"checking a model needs {error.name}: pip install 'edgesched[cpu]'")
     print(f"{model.name} {model.version}: {len(model.labels)} labels, decoder {model.decoder}")
-    for report in reports:
-        print(f"  [builds.{report.name}] {report.backend} {report.file or '-'}\n    {report.state}: {report.text}")
+    states = set()
+    for name, build in model.builds.items():
+        print(f"  [builds.{name}] {build.backend} {build.file or '-'}", flush=True)
+        state, text = examined(model, name, lambda: print(f"    it is tried, for at most {LOAD_TIMEOUT_S:.0f} s ..."))
+        print(f"    {state}: {text}")
+        states.add(state)
     for use in uses_of(model, directory):
         print(f"  {use.board}: {use.text}")
-    if any(report.state is State.PROBLEM for report in reports):
+    if State.PROBLEM in states:
         raise typer.Exit(1)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +20,18 @@ from agents.worker.errors import BackendUnavailable, WorkerError
 from agents.worker.model import open_model
 from agents.worker.spec import parse_model
 from edgesched.catalogue import DEFAULT_BUILD, Build, Model
+from edgesched.cli.apart import DidNotAnswer, run_apart
 from edgesched.domain.device import BoardType
 from edgesched.errors import nearest
+from edgesched.settings import AgentSettings
 
 ONNX = {"backend": "onnx", "options": {}}
 MAGIC = {"rknn": b"RKNN", "acl": b"IMOD"}  # backend -> how its files begin; MODEL_FILE_MAGIC_NUM in CANN's GE
 KIND = {"rknn": "RKNN", "acl": "OM"}
 OM_HEAD_BYTES = 256  # MODEL_FILE_HEAD_LEN; the model comes after it
+LOAD_TIMEOUT_S: float = AgentSettings.model_fields["recovery_timeout_s"].default
+"""So long a worker may take for its models."""
+PATIENCE_S = 5.0
 CONVERTED = (BoardType.ATLAS, BoardType.RK3588, BoardType.ORIN)
 """`edgesched model convert` knows these."""
 
@@ -35,13 +42,9 @@ class State(StrEnum):
     PROBLEM = "PROBLEM"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildReport:
-    """One `[builds.<name>]`. text: one sentence for people."""
+class Finding(NamedTuple):
+    """Of one `[builds.<name>]`. text: one sentence for people."""
 
-    name: str
-    backend: str
-    file: str
     state: State
     text: str
 
@@ -54,13 +57,17 @@ class Use:
     text: str
 
 
-def builds_of(model: Model) -> list[BuildReport]:
-    """Every build, tried where it can be."""
-    reports = []
-    for name, build in model.builds.items():
-        state, text = _nobodys(name) or _examined(model, name, build)
-        reports.append(BuildReport(name=name, backend=build.backend, file=build.file, state=state, text=text))
-    return reports
+def examined(model: Model, name: str, on_waiting: Callable[[], None]) -> Finding:
+    """One build, tried where it can be. Vendors' libraries and people's decoders run in a process of their own.
+
+    on_waiting: called once if it takes longer than most.
+    """
+    try:
+        return _nobodys(name) or run_apart(
+            _examined, model, name, timeout_s=LOAD_TIMEOUT_S, patience_s=PATIENCE_S, on_waiting=on_waiting
+        )
+    except DidNotAnswer as error:
+        return Finding(State.PROBLEM, f"what the model brings along {error}, when it was loaded and tried")
 
 
 def uses_of(model: Model, directory: Path) -> Iterator[Use]:
@@ -80,26 +87,29 @@ def uses_of(model: Model, directory: Path) -> Iterator[Use]:
         yield Use(board=board, text=text)
 
 
-def _examined(model: Model, name: str, build: Build) -> tuple[State, str]:
+def _examined(model: Model, name: str) -> Finding:
+    build = model.builds[name]
     known = sorted({*BACKENDS, *brought_backends()})
     if build.backend not in known:
-        return State.PROBLEM, f"there is no backend {build.backend!r}: use one of {', '.join(known)}"
+        return Finding(State.PROBLEM, f"there is no backend {build.backend!r}: use one of {', '.join(known)}")
     if build.lacks_file(model.directory):
         made = f"make it with `edgesched model convert {model.directory} --board {name}`, or "
-        return State.PROBLEM, f"there is no file {build.file}: {made if name in CONVERTED else ''}copy it there"
+        return Finding(
+            State.PROBLEM, f"there is no file {build.file}: {made if name in CONVERTED else ''}copy it there"
+        )
     if build.backend in MAGIC and not _begins_well(model.directory / build.file, build.backend):
-        return (
+        return Finding(
             State.PROBLEM,
             f"{build.file} is no {KIND[build.backend]} file, or not a whole one: copy or make it again",
         )
     if build.backend == "exec":
         return _examined_program(model, build)
     try:
-        return State.OK, f"runs here: {_tried(model, build)}"
+        return Finding(State.OK, f"runs here: {_tried(model, build)}")
     except BackendUnavailable as error:
         return _examined_elsewhere(model, build, str(error))
     except WorkerError as error:
-        return State.PROBLEM, str(error)
+        return Finding(State.PROBLEM, str(error))
 
 
 def _begins_well(path: Path, backend: str) -> bool:
@@ -108,37 +118,57 @@ def _begins_well(path: Path, backend: str) -> bool:
     return begins and (backend != "acl" or path.stat().st_size > OM_HEAD_BYTES)
 
 
-def _nobodys(name: str) -> tuple[State, str] | None:
+def _nobodys(name: str) -> Finding | None:
     """What is to be said of a build for a board of which nothing is known here; None: the board is known."""
     known = [str(board) for board in known_types()] + [DEFAULT_BUILD]
     if name in known:
         return None
     if meant := nearest(name.lower(), known):
-        return State.PROBLEM, f"no board is called {name!r}{meant}"
-    return State.UNTRIED, f"no board is called {name!r} here: only the package that brings it can make a board use this"
+        return Finding(State.PROBLEM, f"no board is called {name!r}{meant}")
+    return Finding(
+        State.UNTRIED, f"no board is called {name!r} here: only the package that brings it can make a board use this"
+    )
 
 
-def _examined_elsewhere(model: Model, build: Build, why: str) -> tuple[State, str]:
+def _examined_elsewhere(model: Model, build: Build, why: str) -> Finding:
     """A build whose driver is not here: its graph may still run on the CPU."""
     if not build.file.endswith(".onnx"):
-        return State.UNTRIED, why
+        return Finding(State.UNTRIED, why)
     try:
         fits = _tried(model, build.model_copy(update=ONNX))
     except WorkerError as error:
-        return State.PROBLEM, str(error)
-    return State.UNTRIED, f"the graph is right: on this machine's CPU {fits}; but {why}"
+        return Finding(State.PROBLEM, str(error))
+    return Finding(State.UNTRIED, f"the graph is right: on this machine's CPU {fits}; but {why}")
 
 
-def _examined_program(model: Model, build: Build) -> tuple[State, str]:
+def _examined_program(model: Model, build: Build) -> Finding:
     backend = make_backend(build.backend)
     try:
         backend.load(parse_model(worker_spec(model, build, brought_backends())))
     except WorkerError as error:
-        return State.PROBLEM, str(error)
+        return Finding(State.PROBLEM, str(error))
     finally:
         backend.close()
-    command = build.options.get("start_cmd") or build.options.get("picture_cmd")
-    return State.UNTRIED, f"a program of your own, which is not run here: {command}"
+    command = str(build.options.get("start_cmd") or build.options.get("picture_cmd"))
+    parsed = _shell(model, "-n", "-c", command)
+    if not command.strip():
+        return Finding(State.PROBLEM, "its command is empty")
+    if parsed.returncode != 0:
+        why = parsed.stderr.strip().splitlines()[-1:] or ["it gives no reason"]
+        return Finding(State.PROBLEM, f"the shell cannot read the command {command!r}: {why[0]}")
+    text = f"a program of your own, which is not run here: {command}"
+    program = next(iter(command.split()), "")
+    is_plain = re.fullmatch(r"[\w./+-]+", program) is not None
+    if is_plain and _shell(model, "-c", 'command -v "$1"', "sh", program).returncode != 0:
+        if "/" in program and not program.startswith("/"):
+            return Finding(State.PROBLEM, f"there is no program {program} in {model.directory}")
+        text += f"; there is no {program} on this machine, so see that it is on the board"
+    return Finding(State.UNTRIED, text)
+
+
+def _shell(model: Model, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The one that would run the command, and where."""
+    return subprocess.run(["/bin/sh", *arguments], cwd=model.directory, capture_output=True, text=True, check=False)
 
 
 def _tried(model: Model, build: Build) -> str:

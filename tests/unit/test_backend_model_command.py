@@ -91,6 +91,27 @@ def test_a_decoder_that_cannot_be_imported_is_a_problem(model: Path, run: Run) -
 
 
 @pytest.mark.parametrize(
+    ("decoder", "told"),
+    [
+        ("raise SystemExit(3)", "ended its process with exit code 3, when it was loaded and tried"),
+        ("import os; os._exit(7)", "ended its process with exit code 7"),
+        ("import os; os.kill(os.getpid(), 11)", "ended its process by SIGSEGV"),
+        ("def decode(*_):\n    while True: pass", "took longer than 4 s"),
+    ],
+)
+def test_a_decoder_that_ends_or_hangs_its_process_is_a_problem(
+    model: Path, run: Run, monkeypatch: pytest.MonkeyPatch, decoder: str, told: str
+) -> None:
+    monkeypatch.setattr("edgesched.cli.model_check.LOAD_TIMEOUT_S", 4.0)
+    monkeypatch.setattr("edgesched.cli.model_check.PATIENCE_S", 3.9)
+    (model / "model.toml").write_text(TOML.replace("'", '"').replace('"yolov8"', '"mine:decode"'))
+    (model / "mine.py").write_text(decoder)
+    done = run("check", model)
+    assert done.exit_code == 1
+    assert f"PROBLEM: what the model brings along {told}" in done.output
+
+
+@pytest.mark.parametrize(
     ("lines", "told"),
     [
         (
@@ -107,6 +128,15 @@ def test_a_decoder_that_cannot_be_imported_is_a_problem(model: Path, run: Run) -
             "no backend 'cuda'",
         ),
         ('[builds.generic]\nbackend = "exec"', "needs one command"),
+        ('[builds.generic]\nbackend = "exec"\noptions = {picture_cmd = " "}', "its command is empty"),
+        (
+            '[builds.generic]\nbackend = "exec"\noptions = {picture_cmd = \'sh -c "unterminated\'}',
+            "the shell cannot read the command",
+        ),
+        (
+            '[builds.generic]\nbackend = "exec"\noptions = {picture_cmd = "./label.sh ${PICTURE}"}',
+            "there is no program ./label.sh in",
+        ),
         ('[builds.generic]\nbackend = "exec"\nfile = "run.sh"\noptions = {start_cmd = "./run.sh"}', "no file run.sh"),
     ],
 )
@@ -147,6 +177,14 @@ def test_a_build_that_cannot_work_is_a_problem(model: Path, run: Run, lines: str
         (
             '[builds.atlas]\nbackend = "exec"\noptions = {start_cmd = "docker run x"}',
             "which is not run here: docker run x",
+        ),
+        (
+            '[builds.atlas]\nbackend = "exec"\noptions = {picture_cmd = "/nowhere/prog ${PICTURE}"}',
+            "there is no /nowhere/prog on this machine, so see that it is on the board",
+        ),
+        (
+            '[builds.atlas]\nbackend = "exec"\noptions = {picture_cmd = "cd sub && exec ./run"}',
+            "which is not run here: cd sub && exec ./run\n",
         ),
     ],
 )
