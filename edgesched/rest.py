@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from edgesched.domain.command import Command, CommandId, Verb
 from edgesched.domain.detection import Detection
 from edgesched.domain.device import Device, DeviceId, DeviceProfile, DeviceState, Telemetry
 from edgesched.domain.task import AttemptId, ModelFacts, Task, TaskDetails, TaskId, TaskPage
-from edgesched.errors import InvalidInput, plain
+from edgesched.errors import InvalidInput, nearest, plain
 from edgesched.ports import PlacementPlan, PlacementRequest
 
 API_PREFIX = "/api/v1"
@@ -37,6 +38,13 @@ T = TypeVar("T")
 class Body(BaseModel):
     # Checks are compiled at first use: a process uses few of them, and each costs milliseconds.
     model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class PersonsBody(Body):
+    """What people write by hand: a misspelt field would do something else than they meant. Programs of ours that are
+    newer than the gateway may say more than it knows, so their bodies are not as strict."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class DeviceRegistration(Body):
@@ -116,7 +124,7 @@ class CommandOutcome(Body):
     detail: Annotated[str, Field(max_length=2_000)] = ""
 
 
-class Order(Body):
+class Order(PersonsBody):
     """POST /api/v1/workers/{worker}/command and /api/v1/devices/{device_id}/command."""
 
     command: Verb
@@ -227,7 +235,7 @@ class DeviceList(Body):
     devices: tuple[DeviceEntry, ...]
 
 
-class LabelChanges(Body):
+class LabelChanges(PersonsBody):
     """PATCH /api/v1/devices/{device_id}/labels. null takes back what an operator set; what is not named stays."""
 
     labels: dict[
@@ -319,11 +327,13 @@ class Wire(Generic[T]):
         try:
             return self.adapter.validate_json(body)
         except ValidationError as error:
-            problems = [
-                f"{'.'.join(map(str, item['loc'])) or 'body'}: {plain(item['msg'])}"
-                for item in error.errors(include_url=False)
-            ]
-            raise InvalidInput("; ".join(problems[:10])) from error
+            raise InvalidInput("; ".join(map(self._complaint, error.errors(include_url=False)[:10]))) from error
+
+    def _complaint(self, item: ErrorDetails) -> str:
+        place = ".".join(map(str, item["loc"])) or "body"
+        if item["type"] != "extra_forbidden":
+            return f"{place}: {plain(item['msg'])}"
+        return f"{place[:200]}: there is no such field{nearest(str(item['loc'][-1]), self._kind.model_fields)}"
 
     def dump(self, value: T) -> bytes:
         return self.adapter.dump_json(value)

@@ -148,8 +148,10 @@ class Fleet:
     async def forget(self, device_id: DeviceId) -> None:
         """Drop what is known of a device that is not registered, and what operators wanted of it. Raises: NotKnown."""
         if self._absent.pop(device_id, None) is None:
-            meant = nearest(device_id, self._absent)
-            raise NotKnown(f"no device {device_id!r} is archived or missing{meant}")
+            meant = nearest(
+                device_id, [*self._absent, *(device.device_id for device in self._registry.snapshot().devices)]
+            )
+            raise NotKnown(f"there is no device {device_id!r}{meant}")
         await self._state.forget([device_id])
         self._registry.set_wishes(device_id, NO_WISHES)
 

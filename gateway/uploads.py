@@ -19,7 +19,7 @@ from edgesched.errors import EdgeSchedError, InvalidInput, Overloaded, plain
 from edgesched.ports import TaskDesk
 from gateway.errors import BodyTooLarge, UploadStalled
 from gateway.problems import describe, problem
-from gateway.routes import LARGEST_NUMBER, json_reply, query_of
+from gateway.routes import LARGEST_NUMBER, asked_of, check_names, json_reply
 
 MAX_UPLOADS = 16
 MAX_FILES = 256
@@ -74,7 +74,7 @@ class Uploads:
     async def _read(self, request: web.Request) -> Sequence[rest.SubmittedFile]:
         if request.content_type != "multipart/form-data":
             raise InvalidInput(f"send the pictures as multipart/form-data, got {request.content_type}")
-        fields: dict[str, Any] = query_of(request, UploadQuery).model_dump(exclude_none=True)
+        fields: dict[str, Any] = asked_of(request, UploadQuery).model_dump(exclude_none=True)
         key = uuid.uuid4().hex
         results: list[rest.SubmittedFile] = []
         try:
@@ -155,6 +155,7 @@ class Uploads:
 
 
 def _checked(fields: dict[str, Any]) -> UploadQuery:
+    check_names(fields, UploadQuery)
     try:
         return UploadQuery.model_validate({name: value for name, value in fields.items() if value != ""})
     except ValidationError as error:

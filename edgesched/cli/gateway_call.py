@@ -36,6 +36,8 @@ def call(url: str, method: str, path: str, body: bytes | None = None, *, timeout
     from edgesched.rest import API_PREFIX, PROBLEM
 
     address = f"{url if '://' in url else f'http://{url}'}".rstrip("/") + API_PREFIX + path
+    if not address.startswith(("http://", "https://")):
+        raise InvalidInput(f"--url {url}: give an address that begins with http:// or https://")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on our own network
     try:
         request = urllib.request.Request(address, data=body, method=method)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at the worker processes of all boards, and start, stop, restart or kill them.")
 
 LOOK_EVERY_S = 0.3
+TELL_AFTER_S = 2.0
 STYLES = {"busy": "cyan", "stopped": "yellow", "down": "red", "restarting": "yellow", "silent": "yellow"}
 
 Json = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object per line.")]
@@ -32,8 +35,16 @@ Wait = Annotated[float, typer.Option("--wait", min=0, metavar="SECONDS", help="W
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context, url: Url = GATEWAY, as_json: Json = False) -> None:
     """Without a command: list them."""
-    if context.invoked_subcommand is None:
+    from edgesched.process import fail
+
+    verb = context.invoked_subcommand
+    if verb is None:
         list_workers(url=url, as_json=as_json)
+        return
+    for name, option in (("url", "--url"), ("as_json", "--json")):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            fail(f"put {option} behind the command: edgesched workers {verb} {option} ...")
 
 
 @app.command("list")
@@ -124,6 +135,7 @@ def _tell(
         fail("say for whom: names of workers or devices; or --type, --label or --all")
     commands = _by_name(url, verb, names) if names else _by_choice(url, verb, board_type, labels, everything)
     until = time.monotonic() + wait_s
+    tell_at = time.monotonic() + TELL_AFTER_S
     waiting = {command.command_id: command for command in commands}
     ended: list[Command] = []
     while waiting:
@@ -134,12 +146,27 @@ def _tell(
                 _print_end(ended[-1], as_json)
         if waiting and time.monotonic() >= until:
             break
+        if waiting and time.monotonic() >= tell_at:
+            tell_at = until
+            _tell_of_waiting(url, waiting.values(), wait_s)
         if waiting:
             time.sleep(LOOK_EVERY_S)
     for command in waiting.values():
         _print_end(command, as_json)
     is_well = all(command.state == "done" for command in ended) and (not waiting or wait_s == 0)
     raise typer.Exit(0 if is_well else 1)
+
+
+def _tell_of_waiting(url: str, commands: Iterable[Command], wait_s: float) -> None:
+    from edgesched.rest import DEVICE_ENTRY
+
+    ids = sorted({command.device_id for command in commands})
+    states = [
+        DEVICE_ENTRY.parse(ask(url, "GET", f"/devices/{quoted(device_id)}")).device.state for device_id in ids[:5]
+    ]
+    shown = ", ".join(f"{device_id} ({state})" for device_id, state in zip(ids[:5], states, strict=True))
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    print(f"waiting up to {wait_s:g} s for {shown}{more}; a silent board does it when it is back", file=sys.stderr)
 
 
 def _by_name(url: str, verb: str, names: list[str]) -> list[Command]:

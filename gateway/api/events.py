@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgesched import rest
 from gateway.activity import Activity, ActivityPoint
-from gateway.events import EventHub
+from gateway.events import EventHub, frame
 from gateway.routes import Route, json_reply
 
 HEARTBEAT_S = 10.0
@@ -45,7 +45,7 @@ class Events:
         self._write_timeout_s = write_timeout_s
 
     def routes(self) -> Sequence[Route]:
-        news = "hello, devices, tasks, counts, activity, dropped and closing as server-sent events"
+        news = "hello, devices, tasks, counts, activity, alive, dropped and closing as server-sent events"
         return (
             Route(
                 method="GET",
@@ -84,7 +84,7 @@ class Events:
                         async with asyncio.timeout(self._heartbeat_s):
                             data = await reader.next()
                     except TimeoutError:
-                        data = b": nothing new\n\n"
+                        data = frame("alive", b"{}")  # no comment: a page must hear that the gateway lives
                     if data is None:
                         break
                     await self._write(response, data)

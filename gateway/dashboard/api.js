@@ -22,21 +22,34 @@ export const part = encodeURIComponent;
 export const pictureOf = (taskId) => `${BASE}tasks/${part(taskId)}/picture`;
 
 const REOPEN_MS = 3000;
+const SILENCE_MS = 25_000; // the gateway says "alive" every 10 s if it has nothing else to say
 const EVENTS = ["hello", "devices", "tasks", "counts", "activity", "task_manager_away"];
 
 /** Live news for ever. on: event name -> handler of its data; and `up`, `down` of the connection. */
 export function follow(on) {
   const source = new EventSource(`${BASE}events`);
-  for (const name of EVENTS) source.addEventListener(name, (event) => on[name]?.(JSON.parse(event.data)));
-  source.onopen = () => on.up();
   let isOver = false;
+  let silence = 0;
   const again = () => {
     if (isOver) return;
     isOver = true;
+    clearTimeout(silence);
     source.close();
     on.down();
     setTimeout(() => follow(on), REOPEN_MS);
   };
+  const heard = () => {
+    clearTimeout(silence);
+    silence = setTimeout(again, SILENCE_MS); // a gateway that hangs keeps its connections
+  };
+  heard();
+  for (const name of [...EVENTS, "alive"]) {
+    source.addEventListener(name, (event) => {
+      heard();
+      on[name]?.(JSON.parse(event.data));
+    });
+  }
+  source.onopen = () => on.up();
   for (const name of ["dropped", "closing"]) source.addEventListener(name, again);
   // The browser gives up for good after an answer that is no stream, and else tries by itself: one way is simpler.
   source.onerror = again;

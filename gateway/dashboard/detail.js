@@ -63,7 +63,7 @@ function draw({ task, attempts, result, waits_for }) {
   const badge = el("span", { className: "badge", textContent: t(`state_${task.state}`) });
   badge.dataset.state = task.state;
   const left = el("div", {}, pictureWithBoxes(task, result, t("picture")));
-  const right = el("div", {}, el("p", { className: "line" }, badge, ...actions(task)), facts(task, waits_for), labels(result));
+  const right = el("div", {}, el("p", { className: "line" }, badge, ...actions(task)), facts(task, attempts, waits_for), labels(result));
   byId("detail-body").replaceChildren(
     el("div", { className: "split" }, left, right),
     el("h3", { textContent: t("timeline") }),
@@ -93,7 +93,7 @@ function actions(task) {
   });
 }
 
-function facts(task, waitsFor) {
+function facts(task, attempts, waitsFor) {
   const lines = [
     ["created", new Date(task.created_at_ms).toLocaleString()],
     ["model", task.model],
@@ -102,6 +102,7 @@ function facts(task, waitsFor) {
     ["client", task.client_id],
     ["receiver", task.receiver_url ?? t("noReceiver")],
   ];
+  if (attempts.length) lines.splice(3, 0, ["whyDevice", attempts.at(-1).reason]);
   if (waitsFor) lines.push(["waits", waitsFor]);
   if (task.last_error) lines.push(["error", task.last_error]);
   const list = el("dl", { className: "plain" });
@@ -136,7 +137,7 @@ function attempt(one, at, task) {
   );
 }
 
-/** Rows of [name, from ms, to ms, tone, level], times since acceptance. */
+/** Rows of [name, from ms, to ms, tone, level, what to say instead of how long], times since acceptance. */
 function spans(task, attempts) {
   const origin = task.created_at_ms;
   const now = isUnsettled(task) ? Math.max(Date.now(), task.updated_at_ms) : task.updated_at_ms;
@@ -159,7 +160,10 @@ function stages(one, from, to) {
   let at = from;
   for (const [key, field] of STAGES) {
     const took = one.timings[field];
-    if (took === null || took === undefined) continue;
+    if (took === null || took === undefined) {
+      if (key === "transfer") found.push([t(key), at, at, "stage", 1, t("notMeasured")]);
+      continue;
+    }
     found.push([t(key), at, at + took, key === "infer" ? "infer" : "stage", 1]);
     at += took;
   }
@@ -171,11 +175,11 @@ function timeline(task, attempts) {
   const all = spans(task, attempts);
   const end = Math.max(1, ...all.map((span) => span[2]));
   const list = el("ol", { className: "life" });
-  for (const [name, from, to, tone, level] of all) {
+  for (const [name, from, to, tone, level, instead] of all) {
     const drawing = svg("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", "aria-hidden": "true" });
     const width = Math.max(5, ((to - from) / end) * 1000);
-    drawing.append(svg("rect", { class: tone, x: Math.min((from / end) * 1000, 1000 - width), y: 0, width, height: 10, rx: 2 }));
-    const row = el("li", {}, el("span", { textContent: name }), drawing, el("b", { textContent: duration(to - from) }));
+    if (!instead) drawing.append(svg("rect", { class: tone, x: Math.min((from / end) * 1000, 1000 - width), y: 0, width, height: 10, rx: 2 }));
+    const row = el("li", {}, el("span", { textContent: name }), drawing, el("b", { textContent: instead ?? duration(to - from) }));
     row.dataset.level = level;
     list.append(row);
   }

@@ -244,7 +244,9 @@ export function startFleet() {
     applyFilter();
     byId("cards").children[SHOWN_AT_FIRST].querySelector("button").focus();
   });
-  byId("agent-command").textContent = `edgesched agent --master-url ${location.origin}`;
+  const agent = `edgesched agent --master-url ${location.origin}`;
+  byId("agent-command").textContent = agent;
+  byId("emulate-command").textContent = `${agent} --emulate rk3588 --port 0 --workspace workspace/emulated`;
   setInterval(() => {
     if (document.hidden) return;
     const now = performance.now();

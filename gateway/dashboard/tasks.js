@@ -262,6 +262,8 @@ export function drawTasksAgain() {
 }
 
 export function startTasks() {
+  const host = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname) ? "" : ` --host ${location.hostname}`;
+  byId("send-command").textContent = `edgesched send --dir pictures --no-receiver${host}`;
   drawTasksAgain();
   byId("task-state").addEventListener("change", readTasks);
   byId("task-device").addEventListener("change", readTasks);

@@ -151,6 +151,16 @@ def hold(gateway: GatewayUnderTest, details: TaskDetails) -> None:
 # -- the fleet
 
 
+async def test_a_gateway_that_hangs_is_not_called_live(page: Page, gateway: GatewayUnderTest) -> None:
+    await page.clock.install()
+    await opened(page, gateway.url)
+    await page.clock.fast_forward(26_000)  # without a word from the gateway
+    await page.wait_for_selector('#link[data-tone="bad"]')
+    await says(page, "#banner", "does not answer")
+    await page.clock.fast_forward(4_000)
+    await page.wait_for_selector('#link[data-tone="good"]')
+
+
 async def test_a_board_is_seen_live_and_cordoned_with_one_click(gateway: GatewayUnderTest, page: Page) -> None:
     await opened(page, gateway.url)
     await says(page, "#no-devices", "edgesched agent --master-url " + gateway.url)

@@ -245,6 +245,7 @@ async def test_many_devices_are_told_at_once_or_none(gateway: GatewayUnderTest, 
         ({"command": "stop", "all": True, "labels": {"a": "b"}}, 400, "and nothing else"),
         ({"command": "stop", "labels": {"room": "roof"}}, 404, "no device fits"),
         ({"command": "stop", "devices": ["rk-2"]}, 404, "did you mean 'rk-1'"),
+        ({"command": "stop", "all": True, "kye": "k"}, 400, "kye: there is no such field; did you mean 'key'?"),
         ({"command": "rm -rf /", "all": True}, 400, "command: Input should be 'start', 'stop', 'restart' or 'kill'"),
     ],
 )

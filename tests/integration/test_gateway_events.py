@@ -179,7 +179,7 @@ async def test_silence_is_filled_with_comments() -> None:
             listener = Listener(response)
             await listener.next("hello")
             lines = [await listener.line() for _ in range(3)]
-    assert b": nothing new\n" in lines
+    assert b"event: alive\n" in lines
 
 
 async def test_a_reader_that_is_too_slow_is_told_and_let_go() -> None:

@@ -128,6 +128,7 @@ async def test_labels_of_operators_win_and_can_be_taken_back(port: int) -> None:
         ({"labels": {"a": 5}}, "labels.a"),
         ({"label": {}}, "labels"),
         ({"labels": {f"n{i}": "x" for i in range(65)}}, "labels"),
+        ({"labels": {}, "lables": {}}, "lables: there is no such field; did you mean 'labels'?"),
         (b"{", "Invalid JSON"),
     ],
 )

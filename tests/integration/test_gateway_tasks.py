@@ -117,6 +117,7 @@ async def test_files_are_answered_one_by_one(gateway: GatewayUnderTest) -> None:
         ({"model": "shapes", "remaining_ms": "soon"}, "remaining_ms"),
         ({"model": "shapes", "remaining_ms": "0"}, "remaining_ms"),
         ({"model": "m" * 100}, "model"),
+        ({"model": "shapes", "receiver": "http://h"}, "'receiver'; did you mean 'receiver_url'?"),
         ({"model": "shapes", "client_id": "c" * 200}, "client_id"),
     ],
 )

@@ -102,6 +102,8 @@ async def test_what_was_not_done_is_exit_code_1(gateway: GatewayUnderTest) -> No
         (("stop", "rk-1", "--all"), "say for whom"),
         (("stop", "--label", "room"), "is not NAME=VALUE"),
         (("stop", "rk-1-7"), "did you mean 'rk-1-"),
+        (("--json", "stop", "rk-1"), "put --json behind the command: edgesched workers stop --json"),
+        (("--url", "http://elsewhere:1", "list"), "put --url behind the command"),
     ],
 )
 async def test_what_makes_no_sense_is_one_sentence(
