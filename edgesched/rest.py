@@ -6,11 +6,11 @@ here. Unknown keys are ignored, so that an older gateway understands a newer age
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from edgesched.domain.command import Command, CommandId, Verb
 from edgesched.domain.detection import Detection
@@ -327,9 +327,10 @@ class Wire(Generic[T]):
         try:
             return self.adapter.validate_json(body)
         except ValidationError as error:
-            raise InvalidInput("; ".join(map(self._complaint, error.errors(include_url=False)[:10]))) from error
+            problems = [self._complaint(dict(item)) for item in error.errors(include_url=False)[:10]]
+            raise InvalidInput("; ".join(problems)) from error
 
-    def _complaint(self, item: ErrorDetails) -> str:
+    def _complaint(self, item: Mapping[str, Any]) -> str:
         place = ".".join(map(str, item["loc"])) or "body"
         if item["type"] != "extra_forbidden":
             return f"{place}: {plain(item['msg'])}"

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from edgesched.domain.device import DeviceId
-from edgesched.domain.fact import fact
+from edgesched.domain.fact import fact, replace
 from edgesched.domain.lifecycle import OPEN_STATES, Event, State, advance
 from edgesched.domain.task import (
     COUNTED_FAILURES,
@@ -58,7 +57,7 @@ class Change:
 
 def check_new_task(new: NewTask) -> None:
     """Raises: InvalidInput if no ledger could store it."""
-    for text in (
+    _check_texts(
         new.task_id,
         new.client_id,
         new.submission_key,
@@ -67,8 +66,7 @@ def check_new_task(new: NewTask) -> None:
         new.image,
         new.image_digest,
         new.receiver_url,
-    ):
-        _check_text(text)
+    )
     if not 0 <= new.size_bytes <= MAX_INTEGER:
         raise InvalidInput(f"size_bytes is out of range: {new.size_bytes}")
     if new.deadline_ms is not None and not 0 <= new.deadline_ms <= MAX_DEADLINE_MS:
@@ -88,13 +86,12 @@ def check_event(event: LedgerEvent) -> None:
         raise InvalidInput("picture_lost must say how it was noticed")
     if kind is Event.FINISHED and event.result is None:
         raise InvalidInput("finished must carry the result")
-    for text in (event.task_id, event.attempt_id, event.device_id, event.reason):
-        _check_text(text)
+    _check_texts(event.task_id, event.attempt_id, event.device_id, event.reason)
     if event.failure is not None:
-        _check_text(event.failure.message)
+        _check_texts(event.failure.message)
     if event.result is not None:
         for detection in event.result.detections:
-            _check_text(detection.label)
+            _check_texts(detection.label)
         for size in (event.result.width, event.result.height):
             if size is not None and not 0 <= size <= MAX_INTEGER:
                 raise InvalidInput(f"a picture's width or height is out of range: {size}")
@@ -119,7 +116,7 @@ def check_attribution(events: Iterable[LedgerEvent], known: Container[AttemptId]
 def is_storable(text: str) -> bool:
     """False for text with lone surrogates: it has no UTF-8 form, so that no row can have it."""
     try:
-        _check_text(text)
+        _check_texts(text)
     except InvalidInput:
         return False
     return True
@@ -319,10 +316,11 @@ def _error(event: LedgerEvent) -> str | None:
     return None if event.failure is None else f"{event.failure.kind}: {event.failure.message}"
 
 
-def _check_text(text: str | None) -> None:
-    if text is None or text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidInput(f"this text has no UTF-8 form: {text!r}") from None
+def _check_texts(*texts: str | None) -> None:
+    for text in texts:
+        if text is None or text.isascii():
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"this text has no UTF-8 form: {text!r}") from None

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
+from edgesched.domain.lifecycle import OPEN_STATES
 from edgesched.errors import EdgeSchedError, StorageFailed
 from edgesched.ledger.base import NowMs
 from edgesched.ledger.database import Head, LogFile, fold_log, transaction
@@ -23,6 +24,8 @@ from edgesched.own_thread import OwnThread
 log = logging.getLogger(__name__)
 
 PAUSE_FACTOR = 2.0
+SHORTEST_PAUSE_S = 0.005
+"""A commit that does not wait for the disk takes so little that each event would get one of its own."""
 LONGEST_PAUSE_S = 0.01
 """With eight pictures in flight, longer pauses save CPU but leave workers without work: nothing is won."""
 MAX_WAITING = 1_024
@@ -150,11 +153,14 @@ class Writer:
                 answer.set_exception(outcome)
             else:
                 answer.set_result(outcome)
+        loop = asyncio.get_running_loop()
+        if sum(head.counts[state] for state in OPEN_STATES) <= 1:
+            loop.call_soon(self._start_group)  # nobody else is there to wait for
+            return
         # A group that starts at once would be small, and the next ones too: what a group costs hardly depends on its
         # size. So commits take a part of the time only, whatever the disk is like.
-        loop = asyncio.get_running_loop()
-        pause_s = min(LONGEST_PAUSE_S, PAUSE_FACTOR * (loop.time() - self._started_at))
-        loop.call_later(pause_s, self._start_group)
+        pause_s = max(SHORTEST_PAUSE_S, PAUSE_FACTOR * (loop.time() - self._started_at))
+        loop.call_later(min(LONGEST_PAUSE_S, pause_s), self._start_group)
 
     def _fail(self, error: BaseException, group: Sequence[_Waiting]) -> None:
         """Any error here, a bug included, leaves it open what the disk has: only a new start can tell."""

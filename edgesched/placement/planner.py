@@ -6,9 +6,9 @@ Pure but for the memory that is handed in: the same request, fleet and memory al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 
+from edgesched.domain.fact import replace
 from edgesched.domain.task import TaskId
 from edgesched.placement.choice import best_two, lowest, scores_of
 from edgesched.placement.explain import candidate, excluded

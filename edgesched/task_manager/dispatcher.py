@@ -31,7 +31,10 @@ FIRST_BITE = 8  # tasks per model in the first placement call of a round; double
 LARGEST_BITE = 256
 DEEPEST_LOOK = 1_024  # into one line, when its first tasks wait for busy devices while another device has room
 LOOK_AGAIN_MS = 1_000.0  # at least this often, hint or no hint
+FULL_MS = 100.0  # so long a line that found every device full is believed to, however many join it
 MAX_SAMPLES = 4_096
+ROOM_PAUSE_S = 0.002  # so long a full fleet waits for more room, to decide once: a third fewer decisions, and no worker
+# runs dry meanwhile, since a window holds more than is worked on
 FLEET_PAUSE_S = 0.1  # changes of the fleet that come within this time are one: a thousand boards may register at once
 
 
@@ -63,7 +66,9 @@ class Dispatcher:
         self._waits: dict[str, Decision] = {}  # model -> the decision about the first task in its line that had to wait
         self._claimed_at_ms = -math.inf
         self._wake = Wake()
+        self._has_news = True  # something happened after which a task may find a device
         self._is_fleet_new = True
+        self._full: frozenset[str] = frozenset()  # models for which no device had room, when it was looked last
         self._looked_at_ms = -math.inf
         self._is_placement_away = False
         self._is_open = True
@@ -76,13 +81,16 @@ class Dispatcher:
             else:
                 self._queue.add(QueuedTask(task), self._clock.monotonic_ms())
                 self._claimed_seq = max(self._claimed_seq, task.seq)
-        self._wake.now()
+        if all(task.model in self._full for task in tasks):
+            self._wake.within(FULL_MS / 1000)
+        else:
+            self.poke()
 
     def requeue(self, task: Task, *, delay_ms: float = 0.0, avoid: frozenset[DeviceId] = frozenset()) -> None:
         """A task whose attempt ended without labels and that may be tried again."""
         now_ms = self._clock.monotonic_ms()
         self._queue.add(QueuedTask(task, not_before_ms=now_ms + delay_ms, avoid=avoid), now_ms)
-        self._wake.now()
+        self.poke()
 
     def forget(self, task_id: TaskId) -> None:
         """The task was cancelled, expired, or its labels came from somewhere else."""
@@ -114,8 +122,17 @@ class Dispatcher:
         if len(self._samples) < MAX_SAMPLES:
             self._samples.append(sample)
 
+    def made_room(self) -> None:
+        """An attempt has ended. Devices have more in hand: the next decision may be about a few of them together."""
+        self._has_news = True
+        if self._full:
+            self._wake.within(ROOM_PAUSE_S)
+        else:
+            self._wake.now()
+
     def poke(self) -> None:
         """Something changed: decide again."""
+        self._has_news = True
         self._wake.now()
 
     def close(self) -> None:
@@ -135,10 +152,15 @@ class Dispatcher:
     def _is_look_due(self) -> bool:
         """With an empty queue there is nothing to decide; only the routes are looked at, when the fleet has changed."""
         now_ms = self._clock.monotonic_ms()
-        is_due = len(self._queue) > 0 or self._is_fleet_new or now_ms - self._looked_at_ms >= LOOK_AGAIN_MS
-        if is_due:
-            self._is_fleet_new, self._looked_at_ms = False, now_ms
-        return is_due
+        since_ms = now_ms - self._looked_at_ms
+        if len(self._queue):
+            is_due = self._has_news or since_ms >= FULL_MS or self._queue.next_delay_ms(now_ms) == 0.0
+        else:
+            is_due = since_ms >= LOOK_AGAIN_MS
+        if is_due or self._is_fleet_new:
+            self._has_news, self._is_fleet_new, self._looked_at_ms = False, False, now_ms
+            return True
+        return False
 
     async def _follow_fleet(self) -> None:
         while True:
@@ -168,13 +190,16 @@ class Dispatcher:
             self._claimed_seq = max(self._claimed_seq, task.seq)
             if task.task_id not in self._queue and task.task_id not in in_flight:
                 self._queue.add(QueuedTask(task), now_ms)
+                self._has_news = True
         self._ledger_has_more = len(rows) == limit
 
     async def _place_all(self, listener: LinkListener, tasks: asyncio.TaskGroup) -> None:
         """Placement calls until nothing more finds a device. The first one of a round also fetches the routes."""
-        bite = FIRST_BITE
+        bite = min(FIRST_BITE, len(self._samples) + 1) if self._full else FIRST_BITE  # each end makes room for one
         models: Sequence[str] | None = None
         openings: dict[str, int] = {}  # model -> how deep in its line the next task is that finds a device
+        full: set[str] = set()
+        self._full = frozenset()
         while True:
             heads = self._queue.heads(bite, self._clock.monotonic_ms(), models=models)
             if models is not None and not heads and not openings:
@@ -190,9 +215,11 @@ class Dispatcher:
             ]
             stuck = {model: decision.next_opening or 0 for model, decision in waiting}
             asked = Counter(head.task.model for head in heads)
-            for model in asked:
-                self._waits.pop(model, None)
+            if models is None:
+                self._waits.clear()
             self._waits |= reversed(waiting)  # of each line the first one stays
+            full |= {model for model, at in stuck.items() if not at}
+            self._full = frozenset(full)
             openings |= {model: at for model, at in stuck.items() if asked[model] == bite < at <= DEEPEST_LOOK}
             models = sorted(asked.keys() - stuck.keys())
             bite = min(LARGEST_BITE, bite * 2)

@@ -7,9 +7,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from edgesched.clock import Clock
+from edgesched.domain.fact import replace
 from edgesched.domain.lifecycle import Event
 from edgesched.domain.task import TaskId
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent

@@ -97,7 +97,7 @@ class Outcomes:
         except InvalidInput as error:  # a worker's nonsense must not end the process
             failure = Failure(kind=FailureKind.WORKER_ERROR, message=f"the board sent unusable labels: {error}")
             self._failed(link, message, attempt, failure)
-        self._dispatcher.poke()
+        self._dispatcher.made_room()
 
     def delivery_report(self, link: DeviceLink, message: pb.DeliveryReport) -> None:
         attempt_id = AttemptId(message.attempt_id)
