@@ -10,7 +10,7 @@ from aiohttp import web
 
 from edgesched.domain.lifecycle import State
 from edgesched.ports import PlacementPlan, PlacementRequest
-from edgesched.task_manager.dispatcher import FLEET_PAUSE_S
+from edgesched.task_manager.dispatcher import FLEET_PAUSE_S, FULL_MS
 from edgesched.v1 import agent_pb2 as pb
 from edgesched.v1 import types_pb2 as types
 from edgesched.v1.task_manager_pb2 import TASK_STATE_DONE, TASK_STATE_QUEUED
@@ -143,6 +143,26 @@ async def test_the_window_is_respected_and_everything_gets_done(tmp_path: Path) 
 
     assert len(board.dispatches) == 40
     assert 1 < most_at_once <= 3
+
+
+async def test_a_full_fleet_is_not_asked_again_for_each_task_that_joins_the_line(tmp_path: Path) -> None:
+    placement = ListedBoards([], window=1)
+    async with serving(FakeBoard("b1", keeps_silent)) as board, task_manager(tmp_path, placement) as client:
+        placement.boards.append(board)
+        ids = [await client.submit()]
+        await client.until(ids[0], lambda task: task.state is State.RUNNING)
+        started_at = asyncio.get_running_loop().time()
+        placement.requests.clear()
+        ids += [await client.submit() for _ in range(50)]
+        asked = [request for request in placement.requests if request.tasks]
+        passed_s = asyncio.get_running_loop().time() - started_at
+        board.answer = circle
+        board.say(pb.FromAgent(outcome=circle(board.dispatches[0], b"")))
+        for task_id in ids:
+            await client.until(task_id, lambda task: task.state is State.DONE)
+
+    assert len(asked) <= passed_s * 1000 / FULL_MS + 2
+    assert len(board.dispatches) == 51
 
 
 # --- links that break ---
