@@ -276,9 +276,12 @@ class WorkerSlot:
             return  # it is dying; the reader sees the end of its frames
 
     def _give_up_start(self) -> None:
-        if self._state not in UP:
-            limit = f"{self._plan.pace.start_timeout_s:.0f} s (recovery_timeout_s)"
-            self.kill(FailureKind.TIMED_OUT, f"its models were not loaded within {limit}")
+        if self._state in UP:
+            return
+        reason = f"its models were not loaded within {self._plan.pace.start_timeout_s:.0f} s (recovery_timeout_s)"
+        if self._order is Order.RUN:
+            self.trouble = reason
+        self.kill(FailureKind.TIMED_OUT, reason)
 
     def _be_late(self) -> None:
         """The present jobs may hang: what waits behind them may go to another worker, and nothing new comes here.
