@@ -223,8 +223,9 @@ class DeviceEntry(Body):
     in_flight_bytes: NonNegativeInt | None = None
     window_tasks: NonNegativeInt | None = None  # how many it may hold now; at most device.window_tasks
     pictures_per_s: float | None = None  # labelled lately
+    failing_model: str | None = None  # the one that fails worst there; the next two are about it. None: none fails
     failures_in_a_row: NonNegativeInt = 0
-    breaker_open_ms: float = 0.0  # for so long it gets no work, because it failed too often
+    breaker_open_ms: float = 0.0  # for so long it gets no work of that model, because it failed too often
     is_drained: bool = False  # it is draining, and nothing is left on it: it may be switched off
     operator_labels: dict[str, str] = {}  # the part of device.labels that operators set
     last_heard_at_ms: int | None = None  # the gateway's wall clock, milliseconds since 1970

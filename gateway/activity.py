@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edgesched.clock import Clock
 from edgesched.domain.device import DeviceId
+from edgesched.placement.fleet import Standing
 from edgesched.ports import FinishedSample, PlacementPlan, PlacementRequest
 from gateway.local_placement import LocalPlacement
 
@@ -41,8 +42,9 @@ class PlacementFacts:
     """What placement has learned about a device."""
 
     window_tasks: int | None = None  # how many it may hold now; grows with what it completes
-    failures: int = 0  # in a row
-    open_ms: float = 0.0  # for so long the device gets no work
+    failing_model: str | None = None  # of those that failed last time the one that it gets no work of for longest
+    failures: int = 0  # of that model, in a row
+    open_ms: float = 0.0  # for so long the device gets no work of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,12 +191,20 @@ class ObservedPlacement(LocalPlacement):
         if len(fleet.devices) <= LARGE_FLEET or fleet.at_ms - self._learned_at_ms > LEARNED_VALID_MS:
             self._learned_at_ms = fleet.at_ms
             self._learned = {
-                device_id: PlacementFacts(
-                    window_tasks=standing.window, failures=standing.memory.breaker.failures, open_ms=standing.breaker_ms
-                )
-                for device_id, standing in self._memory.idle_view(fleet).standings.items()
+                device_id: _facts(standing) for device_id, standing in self._memory.idle_view(fleet).standings.items()
             }
         return self._learned
+
+
+def _facts(standing: Standing) -> PlacementFacts:
+    """A model that the device does not have any more is nobody's trouble."""
+    failing = (
+        (standing.open_ms.get(model, 0.0), breaker.failures, model)
+        for model, breaker in standing.memory.breakers.items()
+        if model in standing.device.models
+    )
+    open_ms, failures, model = max(failing, default=(0.0, 0, None))
+    return PlacementFacts(window_tasks=standing.window, failing_model=model, failures=failures, open_ms=open_ms)
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float | None:

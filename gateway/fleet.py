@@ -209,6 +209,7 @@ class Fleet:
                 "in_flight_bytes": work.in_flight_bytes,
                 "pictures_per_s": work.pictures_per_s,
                 "window_tasks": facts.window_tasks,
+                "failing_model": facts.failing_model,
                 "failures_in_a_row": facts.failures,
                 "breaker_open_ms": facts.open_ms,
                 "is_drained": device.is_draining and work.in_flight == 0 and device.outbox_count == 0,

@@ -211,8 +211,8 @@ def _of_devices(entries: Sequence[rest.DeviceEntry]) -> Iterator[Metric]:
         ("in_flight_bytes", "Bytes of their pictures", lambda e: e.in_flight_bytes),
         ("pictures_per_second", "Labelled lately", lambda e: e.pictures_per_s),
         ("outbox_results", "Finished on it, not yet settled", lambda e: float(e.device.outbox_count)),
-        ("failures_in_a_row", "Since its last success", lambda e: float(e.failures_in_a_row)),
-        ("breaker_open", "1: it failed too often and gets no work", lambda e: float(e.breaker_open_ms > 0)),
+        ("failures_in_a_row", "Of the model that fails worst there", lambda e: float(e.failures_in_a_row)),
+        ("breaker_open", "1: it gets no work of a model that fails there", lambda e: float(e.breaker_open_ms > 0)),
     ):
         samples = [((entry.device.device_id,), value) for entry in entries if (value := read(entry)) is not None]
         yield _gauge(f"edgesched_device_{name}", help_, ("device_id",), samples)

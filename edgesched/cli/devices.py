@@ -142,6 +142,10 @@ def _print_details(entry: DeviceEntry) -> None:
         "outbox": device.outbox_count,
         "heard": f"{device.last_heartbeat_age_ms / 1000:.1f} s ago",
     }
+    if entry.failing_model is not None:
+        open_s = entry.breaker_open_ms / 1000
+        next_try = f", one task tries again in {open_s:.1f} s" if open_s else ", one task at a time"
+        facts["failing"] = f"model {entry.failing_model}: {entry.failures_in_a_row} in a row{next_try}"
     telemetry = {name: getattr(device.telemetry, name) for name in device.telemetry.__slots__}
     facts |= {name: f"{value:g}" for name, value in telemetry.items() if value is not None}
     facts |= {f"worker {worker.name}": f"{worker.state}, {worker.restarts} restarts" for worker in entry.workers}

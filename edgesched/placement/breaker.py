@@ -1,4 +1,7 @@
-"""The circuit breaker of one device: a board that fails fast looks idle, and would swallow everything."""
+"""The circuit breaker of one model on one device: what fails fast leaves the board idle, and would swallow everything.
+
+Kept per model, because most often it is the model that is broken, and the board's other models work.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,6 @@ class Breaker:
     open_until_ms: float = 0.0
     _open_ms: float = 0.0
 
-    @property
-    def is_suspect(self) -> bool:
-        """It failed last time: until it succeeds it may have one task at a time."""
-        return self.failures > 0
-
     def remaining_ms(self, now_ms: float) -> float:
         """Time for which it is open; 0 if it is not."""
         return max(0.0, self.open_until_ms - now_ms)
@@ -36,7 +34,3 @@ class Breaker:
         if self.failures >= FAILURES_TO_OPEN:
             self._open_ms = min(LONGEST_OPEN_MS, max(FIRST_OPEN_MS, 2 * self._open_ms))
             self.open_until_ms = now_ms + self._open_ms
-
-    def succeeded(self, now_ms: float) -> None:
-        if not self.remaining_ms(now_ms):  # a straggler from before it opened proves nothing
-            self.failures, self._open_ms = 0, 0.0

@@ -31,7 +31,7 @@ def scores_of(task: TaskToPlace, lane: Lane, strategy: Strategy) -> Scores:
         scores = strategy.many(task.size_bytes, columns)
         if not strategy.waits:
             scores[task.size_bytes > columns.room_bytes] = NEVER
-        for i in lane.numbers(task.avoid):
+        for i in (*lane.numbers(task.avoid), *lane.on_trial()):
             scores[i] = NEVER
         return scores
     found = strategy.few(task.size_bytes, lane.standings, lane.services_ms)
@@ -40,7 +40,7 @@ def scores_of(task: TaskToPlace, lane: Lane, strategy: Strategy) -> Scores:
             score if task.size_bytes <= standing.room_bytes else NEVER
             for score, standing in zip(found, lane.standings, strict=True)
         ]
-    for i in lane.numbers(task.avoid):
+    for i in (*lane.numbers(task.avoid), *lane.on_trial()):
         found[i] = NEVER
     return found
 

@@ -71,8 +71,8 @@ class DeviceMemory:
     boot_id: str
     service: dict[str, Average] = field(default_factory=dict)  # model -> ms, as if nobody else used the board
     link: Average | None = None  # ms per byte; None: nothing was measured yet
-    completed: int = 0  # since it came, or came back from failing: for the slow start of its window
-    breaker: Breaker = field(default_factory=Breaker)
+    completed: int = 0  # since it came: for the slow start of its window
+    breakers: dict[str, Breaker] = field(default_factory=dict)  # of the models that failed and did not succeed since
     late_ms: float = 0.0  # how much later than promised its answers came, on average
     last_turn: int = 0  # when it was chosen last; 0: never
     heard: Telemetry | None = None  # the newest report that said something new
@@ -89,13 +89,14 @@ class DeviceMemory:
         return self.others * self.report_weight(now_ms) if self.others else 0.0
 
     def learn(self, sample: FinishedSample, device: Device, now_ms: float) -> None:
-        """Take in one finished attempt. A failure teaches the breaker only: failing fast is not being fast."""
+        """Take in one finished attempt. A failure teaches the model's breaker only: failing fast is not being fast."""
         if not sample.succeeded:
             if sample.blames_device:
-                self.breaker.failed(now_ms)
-                self.completed = 0
+                self.breakers.setdefault(sample.model, Breaker()).failed(now_ms)
             return
-        self.breaker.succeeded(now_ms)
+        breaker = self.breakers.get(sample.model)
+        if breaker is not None and not breaker.remaining_ms(now_ms):  # else it is a straggler, and proves nothing
+            del self.breakers[sample.model]
         self.completed += 1
         if _is_duration(sample.service_ms) and sample.model in device.models:
             self.busy_ms += sample.service_ms

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from edgesched.domain.device import DeviceId
 from edgesched.placement.choice import Scores
-from edgesched.placement.filters import FAILED_THERE
+from edgesched.placement.filters import FAILED_THERE, on_trial
 from edgesched.placement.strategies import Strategy
 from edgesched.placement.view import Lane
 from edgesched.ports import Candidate, TaskToPlace
@@ -31,6 +31,8 @@ def excluded(task: TaskToPlace, strategy: Strategy, lane: Lane) -> Mapping[Devic
     if strategy.excludes_full:
         for standing in lane.full(task.size_bytes):
             told[standing.device.device_id] = standing.full_reason(task.size_bytes)
+    for i in lane.on_trial():
+        told[lane.standings[i].device.device_id] = on_trial(task.model)
     if task.avoid:
         for i in lane.numbers(task.avoid):
             told[lane.standings[i].device.device_id] = FAILED_THERE

@@ -41,10 +41,17 @@ def link_broken(task: TaskToPlace, standing: Standing) -> str | None:
 
 
 def breaker_open(task: TaskToPlace, standing: Standing) -> str | None:
-    if not standing.breaker_ms:
+    models = standing.device.models if task.model == ANY_MODEL else (task.model,)
+    if not models or not all(model in standing.open_ms for model in models):
         return None
-    failures = standing.memory.breaker.failures
-    return f"breaker open: {failures} failures in a row; one task tries again in {standing.breaker_ms / 1000:.1f} s"
+    model = min(models, key=standing.open_ms.__getitem__)
+    failures, open_s = standing.memory.breakers[model].failures, standing.open_ms[model] / 1000
+    return f"breaker open for model {model!r}: {failures} failures in a row; one task tries again in {open_s:.1f} s"
+
+
+def on_trial(model: str) -> str:
+    """Why a device with room gets no second task of a model that failed there last time."""
+    return f"one task at a time for model {model!r} until it succeeds there"
 
 
 def no_build(task: TaskToPlace, standing: Standing) -> str | None:

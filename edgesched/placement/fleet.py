@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgesched.domain.device import Device, Telemetry
@@ -60,7 +60,6 @@ class Standing:
     __slots__ = (
         "_answers",
         "_services",
-        "breaker_ms",
         "device",
         "free_ms",
         "half_trip_ms",
@@ -71,12 +70,14 @@ class Standing:
         "memory",
         "ms_per_byte",
         "now_ms",
+        "open_ms",
         "ready_ms",
         "ready_with_place_ms",
         "room_bytes",
         "slot_free_ms",
         "slots",
         "tie_breaker_s",
+        "trying",
         "waiting_tasks",
         "way_back_ms",
         "window",
@@ -95,7 +96,9 @@ class Standing:
         """Take over what is known of the device now; its work in flight has to be counted again."""
         device, memory, now_ms = self.device, self.memory, outlook.now_ms
         self.now_ms = now_ms
-        self.breaker_ms = memory.breaker.remaining_ms(now_ms)
+        breakers = memory.breakers.items()
+        self.open_ms = {model: left_ms for model, breaker in breakers if (left_ms := breaker.remaining_ms(now_ms))}
+        """Models that the device gets no task of, and for how long."""
         self._services: dict[str, float] = {}
         used_s = outlook.tie_breakers.score(device.telemetry)
         self.tie_breaker_s = used_s * memory.report_weight(now_ms) if used_s else 0.0
@@ -124,6 +127,8 @@ class Standing:
         self.in_flight_tasks = 0
         self.waiting_tasks = 0  # of these: the ones that wait in line for a place here
         self.in_flight_bytes = 0
+        self.trying: set[str] = set()
+        """Models that failed here last time and have the one task that they may have until one succeeds."""
         self.work_ms = 0.0
         """Bottleneck time of everything in flight that is still to be done."""
         self.link_free_ms = 0.0
@@ -151,13 +156,16 @@ class Standing:
 
     # --- work in flight ---
 
-    def count(self, attempts: Iterable[InFlight]) -> None:
+    def count(self, attempts: Sequence[InFlight]) -> None:
         """Forget what was in flight; this is.
 
         An overdue answer is expected to take as long again as it is late: a board that froze then looks ever worse,
         although nothing is heard of it.
         """
         self._forget_work()
+        suspects = self.memory.breakers
+        if suspects:
+            self.trying = {attempt.model for attempt in attempts if attempt.model in suspects}
         ms_per_byte, slots, slot_free_ms = self.ms_per_byte, self.slots, self.slot_free_ms
         half_trip_ms, way_back_ms, answers = self.half_trip_ms, self.way_back_ms, self._answers
         for attempt in attempts:  # the hottest loop of all: once per attempt in flight and request
@@ -165,7 +173,7 @@ class Standing:
             service_ms = self.service_ms(attempt.model)
             if slot is None or remaining_ms is None:
                 self.settle()  # reserving needs to know what those before it take
-                self.reserve(size_bytes, service_ms)
+                self.reserve(attempt.model, size_bytes, service_ms)
                 continue
             if remaining_ms < 0:
                 remaining_ms = -remaining_ms
@@ -190,7 +198,7 @@ class Standing:
     def take(self, model: str, size_bytes: int) -> Promise:
         """Reserve link, slot and window for one more task; it is sent as soon as there is a place for it."""
         service_ms = self.service_ms(model)
-        slot, arrival_ms, end_ms = self.reserve(size_bytes, service_ms)
+        slot, arrival_ms, end_ms = self.reserve(model, size_bytes, service_ms)
         return Promise(
             slot=slot,
             slots=self.slots,
@@ -200,8 +208,10 @@ class Standing:
             way_back_ms=self.way_back_ms,
         )
 
-    def reserve(self, size_bytes: int, service_ms: float) -> tuple[int, float, float]:
+    def reserve(self, model: str, size_bytes: int, service_ms: float) -> tuple[int, float, float]:
         """Returns: slot, when the device has the picture, and when it has done it."""
+        if model in self.memory.breakers:
+            self.trying.add(model)
         transfer_ms, share_ms = size_bytes * self.ms_per_byte, service_ms / self.slots
         has_room = size_bytes <= self.room_bytes
         ready_ms = self.ready_ms if has_room else self.ready_with_place_ms

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgesched.placement.choice import NEVER
 from edgesched.placement.fleet import Standing
 from edgesched.placement.strategies import Strategy
 from edgesched.placement.view import Lane
@@ -44,10 +45,15 @@ def queue_ahead(task: TaskToPlace, lane: Lane, strategy: Strategy) -> QueueAhead
     if not any(task.size_bytes <= standing.room_bytes for standing in standings):
         return None  # what is asked most: a busy small fleet has no use for arrays
     has_room = np.array([task.size_bytes <= standing.room_bytes for standing in standings])
+    on_trial = lane.on_trial()
+    has_room[on_trial] = False
+    if not has_room.any():
+        return None
     if lane.columns is not None:
         scores = strategy.many(task.size_bytes, lane.columns)
     else:
         scores = np.array(strategy.few(task.size_bytes, standings, lane.services_ms))
+    scores[on_trial] = NEVER
     idle = scores[has_room].min()
     shares: list[tuple[Standing, int]] = []
     for i in np.flatnonzero(~has_room & (scores < idle)):

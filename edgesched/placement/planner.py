@@ -151,7 +151,7 @@ class _Line:
         """Device number i has no room: the task stands in line for it. How many behind this one wait as well?"""
         best = self._lane.standings[i]
         self._waiting += 1
-        best.reserve(task.size_bytes, self._lane.services_ms[i])
+        best.reserve(task.model, task.size_bytes, self._lane.services_ms[i])
         self._view.has_changed(best)
         if self._waiting == 1 or self._waiting >= LOOK:
             self._look_ahead(task)

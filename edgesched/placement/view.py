@@ -70,6 +70,7 @@ class Lane:
             else:
                 self.unable[standing.device.device_id] = reason
         self._model = task.model
+        self._suspects = {i for i, standing in enumerate(self.standings) if task.model in standing.memory.breakers}
         self.services_ms = [standing.service_ms(task.model) for standing in self.standings]
         is_long = len(self.standings) >= ARRAYS_FROM
         self.columns = Columns(self.standings, self.services_ms) if is_long else None
@@ -78,6 +79,10 @@ class Lane:
         """Places of these devices in `standings`; those that cannot run the task have none."""
         return [self._numbers[device_id] for device_id in device_ids if device_id in self._numbers]
 
+    def on_trial(self) -> list[int]:
+        """Places of the devices where the model failed last time, and that have the one task that may try again."""
+        return [i for i in self._suspects if self._model in self.standings[i].trying] if self._suspects else []
+
     def full(self, size_bytes: int) -> Iterable[Standing]:
         """Those whose window has no room for a picture of this size."""
         if self.columns is None:
@@ -85,10 +90,14 @@ class Lane:
         return [self.standings[i] for i in np.flatnonzero(size_bytes > self.columns.room_bytes)]
 
     def learned(self, standing: Standing) -> None:
-        """The device may be faster or slower than was thought."""
+        """The device may be faster or slower than was thought, and the model may have failed there, or succeeded."""
         i = self._numbers.get(standing.device.device_id)
         if i is not None:
             self.services_ms[i] = standing.service_ms(self._model)
+            if self._model in standing.memory.breakers:
+                self._suspects.add(i)
+            else:
+                self._suspects.discard(i)
 
     def changed(self, standing: Standing) -> None:
         """The device has more or less to do."""
@@ -116,9 +125,9 @@ class FleetView:
         """Something was learned about these devices: they may be able now, or not any more."""
         for device_id in device_ids:
             standing = self.standings[device_id]
-            was_open = standing.breaker_ms > 0
+            were_open = standing.open_ms.keys()
             standing.refresh(outlook)
-            if was_open != (standing.breaker_ms > 0):
+            if were_open != standing.open_ms.keys():
                 self._lanes.clear()
             self._busy[device_id] = standing
             for lane in self._lanes.values():

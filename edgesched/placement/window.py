@@ -30,12 +30,10 @@ def bandwidth_delay(*, service_ms: float, transfer_ms: float, round_trip_ms: flo
 def window_tasks(memory: DeviceMemory, *, declared: int, bandwidth_delay_tasks: int) -> int:
     """The window of a device now.
 
-    A device that is new, or has failed, starts with one task and gets one more with each that it completes (slow
-    start): what is known of it is a guess, and an idle device must not be flooded on a guess.
+    A new device starts with one task and gets one more with each that it completes (slow start): what is known of it
+    is a guess, and an idle device must not be flooded on a guess.
     declared: what its agent says that it can hold; never exceeded.
     """
-    if memory.breaker.is_suspect:
-        return 1
     return max(1, min(declared, math.ceil(DEPTH * bandwidth_delay_tasks), 1 + memory.completed))
 
 

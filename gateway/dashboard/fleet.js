@@ -190,7 +190,7 @@ export function standing(entry) {
   if (entry.is_drained) return ["idle", t("drained")];
   if (device.is_draining) return ["warn", t("draining")];
   if (device.is_cordoned) return ["warn", t("cordoned")];
-  if (entry.breaker_open_ms > 0) return ["warn", t("resting", { n: entry.failures_in_a_row })];
+  if (entry.breaker_open_ms > 0) return ["warn", `${t("ready")} · ${t("resting", { model: entry.failing_model, n: entry.failures_in_a_row })}`];
   if (entry.warnings.length) return ["warn", `${t("ready")} · ${entry.warnings[0]}`];
   return ["good", t("ready") + (device.outbox_count ? ` · ${t("outbox", { n: device.outbox_count })}` : "")];
 }

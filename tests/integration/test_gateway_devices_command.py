@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from edgesched.cli import models
 from edgesched.cli.devices import app
+from tests.support.fleets import finished, request
 from tests.support.gateways import GatewayUnderTest, agent_port, closed_port, gateway_under_test
 
 
@@ -45,6 +46,17 @@ async def test_a_device_is_shown_with_what_is_known(gateway: GatewayUnderTest) -
     for words in ("ready", "room=lab", "61.5", "ready, 2 restarts", "not known"):
         assert words in output
     assert "power_w" not in output
+
+
+async def test_a_model_that_fails_on_a_device_is_shown(gateway: GatewayUnderTest) -> None:
+    assert "failing" not in (await typed(gateway, "show", "rk-1")).output
+    failed = finished("rk-1", succeeded=False)
+    await gateway.parts.placement.place(request(finished=[failed]))
+    output = (await typed(gateway, "show", "rk-1")).output
+    assert re.search(r"^failing +model shapes: 1 in a row, one task at a time$", output, re.M)
+    await gateway.parts.placement.place(request(finished=[failed, failed]))
+    output = (await typed(gateway, "show", "rk-1")).output
+    assert re.search(r"^failing +model shapes: 3 in a row, one task tries again in [01]\.\d s$", output, re.M)
 
 
 async def test_why_a_model_is_not_loaded_is_shown_with_the_device_and_with_the_models(

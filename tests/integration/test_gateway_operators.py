@@ -104,8 +104,21 @@ async def test_a_breaker_that_opened_is_shown(port: int) -> None:
         plan = await gateway.parts.placement.place(request(task(), finished=failures))
         assert plan.decisions[0].device_id is None
         entry = await device(gateway)
+        assert entry["failing_model"] == "shapes"
         assert entry["failures_in_a_row"] == 3
         assert 0 < entry["breaker_open_ms"] <= 1_000
+
+
+async def test_of_several_models_that_fail_the_worst_is_shown(port: int) -> None:
+    async with gateway_under_test() as gateway:
+        await gateway.register("rk-1", port, models=["shapes", "segv", "removed"])
+        failed = [finished("rk-1", model=model, succeeded=False) for model in ("shapes", *["segv"] * 3)]
+        await gateway.parts.placement.place(request(finished=failed))
+        entry = await device(gateway)
+        assert (entry["failing_model"], entry["failures_in_a_row"]) == ("segv", 3)
+        assert entry["window_tasks"] == 1  # a new board's, as before
+        await gateway.parts.placement.place(request(finished=[finished("rk-1"), finished("rk-1")]))
+        assert (await device(gateway))["window_tasks"] == 3
 
 
 async def test_labels_of_operators_win_and_can_be_taken_back(port: int) -> None:

@@ -88,11 +88,12 @@ def situations(draw: st.DrawFn, *, max_tasks: int = 8) -> tuple[list[Device], Pl
     return devices, draw(requests([d.device_id for d in devices], max_tasks=max_tasks))
 
 
-@given(situations())
+@given(situations(), st.lists(st.sampled_from([f"d{i}" for i in range(5)]), max_size=8))
 def test_every_task_gets_one_decision_that_accounts_for_every_device(
-    situation: tuple[list[Device], PlacementRequest],
+    situation: tuple[list[Device], PlacementRequest], failed: list[str]
 ) -> None:
     devices, asked = situation
+    asked = replace(asked, finished=[finished(device_id, succeeded=False) for device_id in failed])
     decisions = plan(asked, fleet(*devices), acquainted(*devices))
     assert [d.task_id for d in decisions] == [t.task_id for t in asked.tasks]
     for decision in decisions:
@@ -104,6 +105,8 @@ def test_every_task_gets_one_decision_that_accounts_for_every_device(
         else:
             assert decision.waits_for or not eligible
             assert decision.promise is None
+    for device_id in set(failed):
+        assert sum(decision.device_id == device_id for decision in decisions) <= 1
         assert all(decision.excluded.values())
         assert decision.reason()
 

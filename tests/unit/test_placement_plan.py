@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from edgesched.placement.filters import ANY_MODEL
 from edgesched.placement.memory import PlacementMemory
 from edgesched.placement.planner import plan, preview
 from edgesched.placement.strategies import STRATEGIES, strategy_name
-from edgesched.ports import Decision, FinishedSample
-from tests.support.fleets import RK3588, acquainted, device, finished, fleet, in_flight, request, task, telemetry
+from edgesched.placement.view import ARRAYS_FROM
+from edgesched.ports import Decision, FinishedSample, InFlight
+from tests.support.fleets import MODEL, RK3588, acquainted, device, finished, fleet, in_flight, request, task, telemetry
 
 FAST = DeviceProfile(slots=2, service_ms=8.0, link_mbps=800.0, round_trip_ms=1.0)
 
@@ -305,14 +307,103 @@ def test_three_failures_in_a_row_open_the_breaker_and_one_task_tries_again_later
         asked = request(task("a"), task("b"), finished=samples)
         return list(plan(asked, replace(boards, at_ms=now_ms), memory))
 
-    assert [d.device_id for d in at(0.0, failed)] == ["d", None]  # suspect: one at a time
+    first, second = at(0.0, failed)
+    assert first.device_id == "d"
+    assert second.excluded == {"d": "one task at a time for model 'shapes' until it succeeds there"}
     assert at(10.0, failed, failed)[0].excluded == {
-        "d": "breaker open: 3 failures in a row; one task tries again in 1.0 s"
+        "d": "breaker open for model 'shapes': 3 failures in a row; one task tries again in 1.0 s"
     }
     assert [d.device_id for d in at(1_011.0)] == ["d", None]
     assert at(1_020.0, failed)[0].device_id is None  # for two seconds now
     assert at(2_500.0)[0].device_id is None
     assert at(3_100.0, finished("d", service_ms=27.0))[0].device_id == "d"
+
+
+TWO_MODELS = frozenset({MODEL, "segv"})
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_model_whose_every_picture_fails_takes_nothing_from_the_other_models(strategy: str) -> None:
+    """Six pictures of a broken model stand before twelve of another one; every attempt takes ten milliseconds."""
+    board = device("d", models=TWO_MODELS, window_tasks=4)
+    memory = acquainted(board)
+    waiting = [*(task(f"bad{i}", model="segv") for i in range(6)), *(task(f"good{i}") for i in range(12))]
+    ended: list[FinishedSample] = []
+    sent: list[Counter[str]] = []
+    for round_number in range(4):
+        now = replace(fleet(board), at_ms=10.0 * round_number)
+        decisions = plan(request(*waiting, finished=ended, strategy=strategy), now, memory)
+        taken = [wanted for wanted, decision in zip(waiting, decisions, strict=True) if decision.device_id]
+        sent.append(Counter(wanted.model for wanted in taken))
+        ended = [finished("d", model=wanted.model, succeeded=wanted.model == MODEL) for wanted in taken]
+        waiting = [wanted for wanted in waiting if wanted.model == "segv" or wanted not in taken]
+    assert sent == [{"segv": 4}, {MODEL: 4}, {MODEL: 4}, {MODEL: 4}]
+
+
+def test_a_model_that_failed_gets_one_task_at_a_time_and_the_others_keep_the_window() -> None:
+    board, memory = device("d", models=TWO_MODELS), acquainted(device("d", models=TWO_MODELS))
+
+    def sent(*samples: FinishedSample, flying: Sequence[InFlight] = ()) -> Counter[str]:
+        tasks = [task(f"{model}{i}", model=model) for i in range(9) for model in ("segv", MODEL)]
+        decisions = plan(request(*tasks, flying=flying, finished=samples), fleet(board), memory)
+        return Counter(t.model for t, d in zip(tasks, decisions, strict=True) if d.device_id)
+
+    assert sent(finished("d", model="segv", succeeded=False)) == {"segv": 1, MODEL: 7}
+    one = in_flight("d", model="segv")
+    assert sent(flying=one) == {MODEL: 7}
+    assert sent(flying=[replace(one[0], slot=0, predicted_remaining_ms=30.0)]) == {MODEL: 7}
+    assert sent(finished("d", model="segv")) == {"segv": 4, MODEL: 4}
+    assert memory.of(board).breakers == {}  # what works again is not kept
+
+
+def test_a_model_that_failed_goes_to_another_board_instead_of_waiting_for_its_turn() -> None:
+    fast, slow = device("fast", FAST, models=TWO_MODELS), device("slow", models=TWO_MODELS)
+    asked = request(
+        *(task(f"t{i}", model="segv") for i in range(3)),
+        finished=[finished("fast", model="segv", succeeded=False)],
+    )
+    decisions = plan(asked, fleet(fast, slow), acquainted(fast, slow))
+    assert [d.device_id for d in decisions] == ["fast", "slow", "slow"]
+
+
+def test_nobody_waits_behind_a_task_that_tries_again() -> None:
+    """The slow board has room, but not for this model: nobody is told to show more of the line for it."""
+    fast, slow = device("fast", FAST, models=TWO_MODELS, window_tasks=2), device("slow", models=TWO_MODELS)
+    asked = request(
+        task(model="segv"),
+        flying=[*in_flight("fast", 2), *in_flight("slow", model="segv")],
+        finished=[finished("slow", model="segv", succeeded=False)],
+    )
+    (decision,) = plan(asked, fleet(fast, slow), acquainted(fast, slow))
+    assert decision.waits_for == "window full: 2 of 2 tasks"
+    assert decision.next_opening is None
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_in_a_large_fleet_a_model_that_failed_gets_one_task_at_a_time_as_well(strategy: str) -> None:
+    boards = [device(f"d{i}", models=TWO_MODELS) for i in range(ARRAYS_FROM)]
+    memory, same_fleet = acquainted(*boards), fleet(*boards)
+    assert plan(request(task(model="segv")), same_fleet, memory)[0].device_id  # the arrays are there by now
+    failed = [finished(board.device_id, model="segv", succeeded=False) for board in boards]
+    tasks = [task(f"t{i}", model="segv") for i in range(ARRAYS_FROM + 5)]
+    decisions = plan(request(*tasks, finished=failed, strategy=strategy), same_fleet, memory)
+    assert Counter(d.device_id for d in decisions) == {**dict.fromkeys((b.device_id for b in boards), 1), None: 5}
+    assert decisions[-1].next_opening is None
+
+
+def test_a_board_that_fails_with_every_model_is_left_alone() -> None:
+    board, memory = device("d", models=TWO_MODELS), acquainted(device("d", models=TWO_MODELS))
+    failed = [finished("d", model=model, succeeded=False) for model in TWO_MODELS for _ in range(3)]
+    decisions = plan(request(task(), task(model="segv"), finished=failed), fleet(board), memory)
+    assert [d.device_id for d in decisions] == [None, None]
+    foretold = preview(model=ANY_MODEL, size_bytes=1, strategy=None, fleet=fleet(board), memory=memory)
+    assert "breaker open" in foretold.excluded[board.device_id]
+
+
+def test_for_any_model_a_board_is_there_as_long_as_one_of_its_models_works() -> None:
+    board, memory = device("d", models=TWO_MODELS), acquainted(device("d", models=TWO_MODELS))
+    plan(request(finished=[finished("d", model="segv", succeeded=False)] * 3), fleet(board), memory)
+    assert preview(model=ANY_MODEL, size_bytes=1, strategy=None, fleet=fleet(board), memory=memory).device_id == "d"
 
 
 def test_a_picture_that_cannot_be_read_is_not_the_boards_fault() -> None:
