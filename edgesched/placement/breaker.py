@@ -23,6 +23,11 @@ class Breaker:
     open_until_ms: float = 0.0
     _open_ms: float = 0.0
 
+    @property
+    def is_on_trial(self) -> bool:
+        """It has been open: until a task succeeds there may be one at a time."""
+        return self.failures >= FAILURES_TO_OPEN
+
     def remaining_ms(self, now_ms: float) -> float:
         """Time for which it is open; 0 if it is not."""
         return max(0.0, self.open_until_ms - now_ms)

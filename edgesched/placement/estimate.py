@@ -88,6 +88,10 @@ class DeviceMemory:
     def others_now(self, now_ms: float) -> float:
         return self.others * self.report_weight(now_ms) if self.others else 0.0
 
+    def is_on_trial(self, model: str) -> bool:
+        """Whether the device may have one task of the model at a time: it failed there too often."""
+        return bool(self.breakers) and model in self.breakers and self.breakers[model].is_on_trial
+
     def learn(self, sample: FinishedSample, device: Device, now_ms: float) -> None:
         """Take in one finished attempt. A failure teaches the model's breaker only: failing fast is not being fast."""
         if not sample.succeeded:

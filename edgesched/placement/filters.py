@@ -50,7 +50,7 @@ def breaker_open(task: TaskToPlace, standing: Standing) -> str | None:
 
 
 def on_trial(model: str) -> str:
-    """Why a device with room gets no second task of a model that failed there last time."""
+    """Why a device with room gets no second task of a model that failed there too often."""
     return f"one task at a time for model {model!r} until it succeeds there"
 
 

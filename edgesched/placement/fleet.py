@@ -128,7 +128,7 @@ class Standing:
         self.waiting_tasks = 0  # of these: the ones that wait in line for a place here
         self.in_flight_bytes = 0
         self.trying: set[str] = set()
-        """Models that failed here last time and have the one task that they may have until one succeeds."""
+        """Models that failed here too often and have the one task that they may have until one succeeds."""
         self.work_ms = 0.0
         """Bottleneck time of everything in flight that is still to be done."""
         self.link_free_ms = 0.0
@@ -163,9 +163,8 @@ class Standing:
         although nothing is heard of it.
         """
         self._forget_work()
-        suspects = self.memory.breakers
-        if suspects:
-            self.trying = {attempt.model for attempt in attempts if attempt.model in suspects}
+        if self.memory.breakers:
+            self.trying = {attempt.model for attempt in attempts if self.memory.is_on_trial(attempt.model)}
         ms_per_byte, slots, slot_free_ms = self.ms_per_byte, self.slots, self.slot_free_ms
         half_trip_ms, way_back_ms, answers = self.half_trip_ms, self.way_back_ms, self._answers
         for attempt in attempts:  # the hottest loop of all: once per attempt in flight and request
@@ -210,7 +209,7 @@ class Standing:
 
     def reserve(self, model: str, size_bytes: int, service_ms: float) -> tuple[int, float, float]:
         """Returns: slot, when the device has the picture, and when it has done it."""
-        if model in self.memory.breakers:
+        if self.memory.is_on_trial(model):
             self.trying.add(model)
         transfer_ms, share_ms = size_bytes * self.ms_per_byte, service_ms / self.slots
         has_room = size_bytes <= self.room_bytes

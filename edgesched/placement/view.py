@@ -70,7 +70,7 @@ class Lane:
             else:
                 self.unable[standing.device.device_id] = reason
         self._model = task.model
-        self._suspects = {i for i, standing in enumerate(self.standings) if task.model in standing.memory.breakers}
+        self._suspects = {i for i, standing in enumerate(self.standings) if standing.memory.is_on_trial(task.model)}
         self.services_ms = [standing.service_ms(task.model) for standing in self.standings]
         is_long = len(self.standings) >= ARRAYS_FROM
         self.columns = Columns(self.standings, self.services_ms) if is_long else None
@@ -80,7 +80,7 @@ class Lane:
         return [self._numbers[device_id] for device_id in device_ids if device_id in self._numbers]
 
     def on_trial(self) -> list[int]:
-        """Places of the devices where the model failed last time, and that have the one task that may try again."""
+        """Places of the devices where the model failed too often, and that have the one task that may try again."""
         return [i for i in self._suspects if self._model in self.standings[i].trying] if self._suspects else []
 
     def full(self, size_bytes: int) -> Iterable[Standing]:
@@ -94,7 +94,7 @@ class Lane:
         i = self._numbers.get(standing.device.device_id)
         if i is not None:
             self.services_ms[i] = standing.service_ms(self._model)
-            if self._model in standing.memory.breakers:
+            if standing.memory.is_on_trial(self._model):
                 self._suspects.add(i)
             else:
                 self._suspects.discard(i)

@@ -13,6 +13,7 @@ from edgesched.domain.device import Device, DeviceId, DeviceProfile, DeviceState
 from edgesched.domain.task import AttemptId
 from edgesched.errors import InvalidInput
 from edgesched.placement.filters import ANY_MODEL
+from edgesched.placement.fleet import FleetSnapshot
 from edgesched.placement.memory import PlacementMemory
 from edgesched.placement.planner import plan, preview
 from edgesched.placement.strategies import STRATEGIES, strategy_name
@@ -307,19 +308,27 @@ def test_three_failures_in_a_row_open_the_breaker_and_one_task_tries_again_later
         asked = request(task("a"), task("b"), finished=samples)
         return list(plan(asked, replace(boards, at_ms=now_ms), memory))
 
-    first, second = at(0.0, failed)
-    assert first.device_id == "d"
-    assert second.excluded == {"d": "one task at a time for model 'shapes' until it succeeds there"}
+    assert [d.device_id for d in at(0.0, failed)] == ["d", "d"]  # one crash is no reason to leave the others idle
     assert at(10.0, failed, failed)[0].excluded == {
         "d": "breaker open for model 'shapes': 3 failures in a row; one task tries again in 1.0 s"
     }
-    assert [d.device_id for d in at(1_011.0)] == ["d", None]
+    first, second = at(1_011.0)
+    assert first.device_id == "d"
+    assert second.excluded == {"d": "one task at a time for model 'shapes' until it succeeds there"}
     assert at(1_020.0, failed)[0].device_id is None  # for two seconds now
     assert at(2_500.0)[0].device_id is None
     assert at(3_100.0, finished("d", service_ms=27.0))[0].device_id == "d"
 
 
 TWO_MODELS = frozenset({MODEL, "segv"})
+TRIED_AGAIN_MS = 1_100.0  # after the third failure
+
+
+def failing(memory: PlacementMemory, model: str, boards: FleetSnapshot, *names: str) -> FleetSnapshot:
+    """The model has failed three times on each of the named boards, and may be tried again. Returns: the fleet then."""
+    failed = [finished(name, model=model, succeeded=False) for name in names for _ in range(3)]
+    plan(request(finished=failed), boards, memory)
+    return replace(boards, at_ms=TRIED_AGAIN_MS)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -342,13 +351,14 @@ def test_a_model_whose_every_picture_fails_takes_nothing_from_the_other_models(s
 
 def test_a_model_that_failed_gets_one_task_at_a_time_and_the_others_keep_the_window() -> None:
     board, memory = device("d", models=TWO_MODELS), acquainted(device("d", models=TWO_MODELS))
+    now = failing(memory, "segv", fleet(board), "d")
 
     def sent(*samples: FinishedSample, flying: Sequence[InFlight] = ()) -> Counter[str]:
         tasks = [task(f"{model}{i}", model=model) for i in range(9) for model in ("segv", MODEL)]
-        decisions = plan(request(*tasks, flying=flying, finished=samples), fleet(board), memory)
+        decisions = plan(request(*tasks, flying=flying, finished=samples), now, memory)
         return Counter(t.model for t, d in zip(tasks, decisions, strict=True) if d.device_id)
 
-    assert sent(finished("d", model="segv", succeeded=False)) == {"segv": 1, MODEL: 7}
+    assert sent() == {"segv": 1, MODEL: 7}
     one = in_flight("d", model="segv")
     assert sent(flying=one) == {MODEL: 7}
     assert sent(flying=[replace(one[0], slot=0, predicted_remaining_ms=30.0)]) == {MODEL: 7}
@@ -358,23 +368,19 @@ def test_a_model_that_failed_gets_one_task_at_a_time_and_the_others_keep_the_win
 
 def test_a_model_that_failed_goes_to_another_board_instead_of_waiting_for_its_turn() -> None:
     fast, slow = device("fast", FAST, models=TWO_MODELS), device("slow", models=TWO_MODELS)
-    asked = request(
-        *(task(f"t{i}", model="segv") for i in range(3)),
-        finished=[finished("fast", model="segv", succeeded=False)],
-    )
-    decisions = plan(asked, fleet(fast, slow), acquainted(fast, slow))
+    memory = acquainted(fast, slow)
+    now = failing(memory, "segv", fleet(fast, slow), "fast")
+    decisions = plan(request(*(task(f"t{i}", model="segv") for i in range(3))), now, memory)
     assert [d.device_id for d in decisions] == ["fast", "slow", "slow"]
 
 
 def test_nobody_waits_behind_a_task_that_tries_again() -> None:
     """The slow board has room, but not for this model: nobody is told to show more of the line for it."""
     fast, slow = device("fast", FAST, models=TWO_MODELS, window_tasks=2), device("slow", models=TWO_MODELS)
-    asked = request(
-        task(model="segv"),
-        flying=[*in_flight("fast", 2), *in_flight("slow", model="segv")],
-        finished=[finished("slow", model="segv", succeeded=False)],
-    )
-    (decision,) = plan(asked, fleet(fast, slow), acquainted(fast, slow))
+    memory = acquainted(fast, slow)
+    now = failing(memory, "segv", fleet(fast, slow), "slow")
+    flying = [*in_flight("fast", 2), *in_flight("slow", model="segv")]
+    (decision,) = plan(request(task(model="segv"), flying=flying), now, memory)
     assert decision.waits_for == "window full: 2 of 2 tasks"
     assert decision.next_opening is None
 
@@ -384,9 +390,9 @@ def test_in_a_large_fleet_a_model_that_failed_gets_one_task_at_a_time_as_well(st
     boards = [device(f"d{i}", models=TWO_MODELS) for i in range(ARRAYS_FROM)]
     memory, same_fleet = acquainted(*boards), fleet(*boards)
     assert plan(request(task(model="segv")), same_fleet, memory)[0].device_id  # the arrays are there by now
-    failed = [finished(board.device_id, model="segv", succeeded=False) for board in boards]
+    now = failing(memory, "segv", same_fleet, *(board.device_id for board in boards))
     tasks = [task(f"t{i}", model="segv") for i in range(ARRAYS_FROM + 5)]
-    decisions = plan(request(*tasks, finished=failed, strategy=strategy), same_fleet, memory)
+    decisions = plan(request(*tasks, strategy=strategy), now, memory)
     assert Counter(d.device_id for d in decisions) == {**dict.fromkeys((b.device_id for b in boards), 1), None: 5}
     assert decisions[-1].next_opening is None
 
