@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -122,6 +123,7 @@ def chosen(options: argparse.Namespace) -> Sequence[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(f"Python {platform.python_version()}, {sys.executable}")
     with tempfile.TemporaryDirectory(prefix="edgesched-bench-", dir=options.scratch) as scratch:
         directory = Path(scratch)
         picture_dir = options.pictures or directory / "pictures"

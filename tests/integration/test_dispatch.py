@@ -131,10 +131,12 @@ async def test_the_window_is_respected_and_everything_gets_done(tmp_path: Path) 
     most_at_once = 0
 
     class Counting(ListedBoards):
-        async def place(self, request):  # type: ignore[no-untyped-def]
+        async def place(self, request: PlacementRequest) -> PlacementPlan:
             nonlocal most_at_once
-            most_at_once = max(most_at_once, len(request.in_flight))
-            return await super().place(request)
+            plan = await super().place(request)
+            sent = sum(decision.device_id is not None for decision in plan.decisions)
+            most_at_once = max(most_at_once, len(request.in_flight) + sent)
+            return plan
 
     async with serving(FakeBoard("b1")) as board, task_manager(tmp_path, Counting([board], window=3)) as client:
         ids = await asyncio.gather(*(client.submit() for _ in range(40)))
