@@ -45,6 +45,8 @@ def measure(model_dir: Path, picture_dir: Path, *, count: int, processes: int) -
     if build is None:
         raise SystemExit(f"{model_dir} has no default build")
     paths = sorted(path for path in picture_dir.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        raise SystemExit(f"{picture_dir} has no pictures")
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(processes), context.SimpleQueue()
     arguments = (model.worker_spec(build), paths, count // processes, ready, results)

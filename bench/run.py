@@ -141,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             queued=options.queued,
             soak_s=options.soak or 600,
         )
+        setup.pictures()  # or say that there are none, before anything is started
         uvloop.run(run(setup, chosen(options), options.json))  # as every process of the product does
 
 

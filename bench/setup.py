@@ -36,7 +36,13 @@ class Setup:
     soak_s: int
 
     def pictures(self) -> Sequence[Picture]:
-        return [from_file(path) for path in sorted(self.picture_dir.iterdir()) if path.suffix.lower() in SUFFIXES]
+        """Raises: SystemExit if there are none."""
+        if not self.picture_dir.is_dir():
+            raise SystemExit(f"--pictures {self.picture_dir}: there is no such directory")
+        paths = [path for path in sorted(self.picture_dir.iterdir()) if path.suffix.lower() in SUFFIXES]
+        if not paths:
+            raise SystemExit(f"--pictures {self.picture_dir}: there is no picture in it")
+        return [from_file(path) for path in paths]
 
     def batch(self, count: int) -> Sequence[Picture]:
         """So many pictures, round and round over those that there are."""
