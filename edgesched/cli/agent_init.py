@@ -39,6 +39,7 @@ def command(
 ) -> None:
     """Write this board's configuration, with comments, and give the board a name that stays. Then try `doctor`."""
     import logging
+    import shutil
 
     from agents.config_file import Wishes, write_config
     from edgesched.errors import StartupError
@@ -60,6 +61,8 @@ def command(
     print(f"wrote {written.path}")
     print(f"board {written.board}: {written.because}")
     print(f"name  {written.identity.device_id}, kept in {workspace}")
+    if python_bin is not None and shutil.which(python_bin) is None:
+        print(f"note: {python_bin} is no program that can be run yet, and the workers need it")
     print("next:")
     print(f"  edgesched agent doctor --config {written.path}   # what is missing on this board, and what to install")
     print(f"  edgesched agent --config {written.path}          # run it here; at every boot: deploy/systemd/README.md")

@@ -93,6 +93,8 @@ def _for_rk3588(request: Request, source: Build) -> Plan:
     if (source.layout, source.dtype) != ("nchw", "float32"):
         raise InvalidInput("rknn-toolkit2 converts graphs that take float32 NCHW; this one takes something else")
     python = str(request.python or sys.executable)
+    if shutil.which(python) is None:
+        raise InvalidInput(f"--python {python}: there is no such program")
     output = request.directory / Path(source.file).with_suffix(".rknn").name
     # The toolkit computes (pixel - mean) / std, our description (pixel * scale - mean) / std.
     mean = [value / source.scale for value in source.mean]

@@ -105,6 +105,9 @@ def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr().out
     assert f"edgesched agent doctor --config {tmp_path / 'agent.toml'}" in told
     assert "name  shelf-3" in told
+    assert "note:" not in told
+    agent_init.command(tmp_path, tmp_path / "state", tmp_path / "models", python_bin="/nowhere/python", force=True)
+    assert "note: /nowhere/python is no program that can be run yet" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for others")

@@ -261,6 +261,8 @@ def test_a_converter_that_is_not_there_is_told_with_its_command(model: Path, run
         f"convert_rknn.py {model}/box.onnx {model}/box.rknn rk3588 '[0.0, 0.0, 0.0]' '[255.0, 255.0, 255.0]'"
         in done.output
     )
+    done = run("convert", model, "--board", "rk3588", "--python", "/nowhere/python")
+    assert "--python /nowhere/python: there is no such program" in done.output
     assert set(read_model(model).builds) == {"default"}
 
 
