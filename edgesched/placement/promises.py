@@ -25,10 +25,6 @@ class _Work:
     is_here: bool = False  # the device said that it has the whole picture
     holds_slot: bool = False
 
-    @property
-    def ends_at_ms(self) -> float:
-        return self.starts_at_ms + self.promise.service_ms
-
 
 class Expected(NamedTuple):
     """What is expected of one attempt now; a negative time has passed already."""
@@ -113,14 +109,17 @@ def _begin(works: dict[AttemptId, _Work], there_ms: float) -> None:
 def _schedule(works: dict[AttemptId, _Work], there_ms: float) -> None:
     """First come, first served on the slots. What runs already stays as it was expected."""
     free_at_ms = [there_ms] * _slots(works)
+    waiting: list[_Work] = []
     for work in works.values():
         if work.holds_slot:  # one that is overdue is expected to take as long again as it is late
-            free_at_ms[work.slot] = there_ms + abs(work.ends_at_ms - there_ms)
-    for work in works.values():
-        if not work.holds_slot:
-            work.slot = free_at_ms.index(min(free_at_ms))
-            work.starts_at_ms = max(work.arrives_at_ms, free_at_ms[work.slot])
-            free_at_ms[work.slot] = work.ends_at_ms
+            free_at_ms[work.slot] = there_ms + abs(work.starts_at_ms + work.promise.service_ms - there_ms)
+        else:
+            waiting.append(work)
+    for work in waiting:
+        soonest_ms = min(free_at_ms)
+        work.slot = free_at_ms.index(soonest_ms)
+        work.starts_at_ms = max(work.arrives_at_ms, soonest_ms)
+        free_at_ms[work.slot] = work.starts_at_ms + work.promise.service_ms
 
 
 def _slots(works: dict[AttemptId, _Work]) -> int:
