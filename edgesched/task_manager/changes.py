@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edgesched.domain.task import Task, TaskId
+from edgesched.domain.task import Result, Task, TaskId
 from edgesched.ledger.base import Ledger
 
-Listener = Callable[[Task], None]
+Listener = Callable[[Task, Result | None], None]
+"""Told of a task, and of its labels when the change is that it has them."""
 
 KEPT = 8_192
 """Changes that a follower may be behind."""
@@ -36,10 +37,13 @@ class Changes:
         self._count = 0  # ever published
         self._waiting: set[asyncio.Future[None]] = set()
 
-    def publish(self, task: Task) -> None:
-        """Called after the commit that changed `task`, before anything of a later commit is published."""
+    def publish(self, task: Task, result: Result | None = None) -> None:
+        """Called after the commit that changed `task`, before anything of a later commit is published.
+
+        result: its labels, if that commit has brought them.
+        """
         for listener in tuple(self._by_task.get(task.task_id, ())):
-            listener(task)
+            listener(task, result)
         self._newest.append(task)
         self._count += 1
         if self._waiting:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from edgesched.clock import Clock
 from edgesched.domain.fact import replace
-from edgesched.domain.lifecycle import Event
-from edgesched.domain.task import TaskId
+from edgesched.domain.lifecycle import Event, State
+from edgesched.domain.task import Result, TaskId
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
@@ -103,7 +103,7 @@ class EventLog:
             for (event, then, added_ns), outcome in zip(batch, applied, strict=True):
                 if self._traces is not None:
                     self._traces.committed(event, outcome, added_ns)
-                self.announce(outcome)
+                self.announce(outcome, event.result)
                 if then is not None:
                     then(outcome)
             if not self._waiting and not self._held:
@@ -131,12 +131,16 @@ class EventLog:
             del self._held[task_id]
             self._waiting += entries
 
-    def announce(self, outcome: Applied) -> None:
-        """Tell this process's counters and watchers about a committed change."""
+    def announce(self, outcome: Applied, result: Result | None = None) -> None:
+        """Tell this process's counters and watchers about a committed change.
+
+        result: that came with the event; a task that had labels already keeps those.
+        """
         if outcome.task is not None and outcome.before is not None and not outcome.is_stale:
             self._backlog.observe(outcome.before, outcome.task)
             self.endings.observe(outcome)
-            self._changes.publish(outcome.task)
+            is_labelled = outcome.task.state is State.DONE and outcome.before is not State.DONE
+            self._changes.publish(outcome.task, result if is_labelled else None)
             if self._traces is not None:
                 self._traces.announced(outcome.task)
 

@@ -11,7 +11,7 @@ import grpc.aio
 
 from edgesched import wire
 from edgesched.domain.lifecycle import LABELLED_STATES, OPEN_STATES
-from edgesched.domain.task import FailureKind, Submission, Task, TaskId
+from edgesched.domain.task import FailureKind, Result, Submission, Task, TaskId
 from edgesched.errors import EdgeSchedError, InvalidInput, NotKnown, Overloaded, StorageFailed, TaskEnded, row_for
 from edgesched.ledger.base import Ledger
 from edgesched.task_manager.changes import Changes
@@ -58,9 +58,10 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
 
     async def Infer(self, request: pb.SubmitRequest, context: Context) -> pb.InferReply:
         task = await self._intake.accept(wire.submission(request))
+        result: Result | None = None
         if task.state in OPEN_STATES:
-            task = await self._until_labelled(task.task_id)
-        result = await self._ledger.result(task.task_id)
+            task, result = await self._until_labelled(task.task_id)
+        result = result or await self._ledger.result(task.task_id)
         if task.state not in LABELLED_STATES or result is None:
             raise await self._why_no_labels(task)
         return pb.InferReply(
@@ -178,16 +179,17 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
             return InvalidInput(f"task {task.task_id}: {failure.message}")
         return TaskEnded(f"task {task.task_id} is {task.state}: {task.last_error or 'no cause was recorded'}")
 
-    async def _until_labelled(self, task_id: TaskId) -> Task:
-        ended: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+    async def _until_labelled(self, task_id: TaskId) -> tuple[Task, Result | None]:
+        """Returns: the task at its end, and its labels if they were heard of and need not be read."""
+        ended: asyncio.Future[tuple[Task, Result | None]] = asyncio.get_running_loop().create_future()
 
-        def listen(task: Task) -> None:
+        def listen(task: Task, result: Result | None) -> None:
             if task.state not in OPEN_STATES and not ended.done():
-                ended.set_result(task)
+                ended.set_result((task, result))
 
         with self._changes.listening(task_id, listen):
             for task in await self._ledger.get_many([task_id]):
-                listen(task)  # it may have ended before we listened
+                listen(task, None)  # it may have ended before we listened
             return await ended
 
     async def _known(self, request: pb.WatchRequest) -> list[Task]:

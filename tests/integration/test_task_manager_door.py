@@ -47,8 +47,12 @@ async def test_a_picture_comes_back_labelled_and_the_task_says_who_did_it_and_wh
 
 async def test_infer_waits_for_the_labels_on_the_same_call(tmp_path: Path) -> None:
     async with serving(FakeBoard("b1")) as board, task_manager(tmp_path, ListedBoards([board])) as client:
-        reply = await client.stub.Infer(submission(), timeout=10)
+        request = submission()
+        reply = await client.stub.Infer(request, timeout=10)
+        stored = (await client.details(reply.task_id)).result
+        again = await client.stub.Infer(request, timeout=10)  # the same key: the labels come from the ledger
 
+    assert reply.result == stored == again.result
     assert (reply.device_id, reply.result.detections[0].x2) == ("b1", 3.0)
 
 

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 
 from edgesched.clock import SystemClock
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import Task
+from edgesched.domain.task import Result, Task
 from edgesched.ledger.base import Applied, LedgerEvent
 from edgesched.ledger.memory import MemoryLedger
 from edgesched.task_manager.backlog import Backlog
 from edgesched.task_manager.changes import Changes
 from edgesched.task_manager.events import EventLog
-from tests.support.ledgers import SetClock, accepted, finished, sent_out
+from tests.support.ledgers import SetClock, accepted, finished, labels, sent_out
 
 WITHIN_S = 10.0
 
@@ -70,6 +70,19 @@ async def test_whoever_waits_takes_the_others_along_in_their_order() -> None:
     assert applied.task is not None
     assert applied.task.state is State.DONE
     assert ledger.commits == [2]
+
+
+async def test_labels_are_told_once_and_never_those_of_a_late_answer() -> None:
+    ledger = CountingLedger()
+    task = await accepted(ledger)
+    told: list[tuple[State, Result | None]] = []
+    first, late = finished(task.task_id, "a1"), finished(task.task_id, "a1", labels(confidence=0.25))
+    async with running(ledger) as events:
+        with events._changes.listening(task.task_id, lambda task, result: told.append((task.state, result))):
+            for event in (sent_out(task.task_id, "a1"), first, late):
+                events.add(event, is_urgent=True)
+            await asyncio.wait_for(events.drained(), WITHIN_S)
+    assert told == [(State.DISPATCHED, None), (State.DONE, first.result), (State.DONE, None)]
 
 
 async def test_before_the_end_everything_is_committed_whether_somebody_waits_or_not() -> None:
