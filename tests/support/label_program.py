@@ -22,9 +22,16 @@ def labelled(model: Model, picture: Path) -> str:
     return "".join(" ".join(f"{item[key]:g}" for key in keys) + "\n" for item in reversed(found))
 
 
+def waiting(source: Path) -> list[Path]:
+    try:
+        return sorted(source.glob("*/*/*.*"))
+    except FileNotFoundError:  # the directory of a picture that is done went while it was being looked into
+        return []
+
+
 def serve(model: Model, source: Path, target: Path) -> None:
     while True:
-        for picture in sorted(source.glob("*/*/*.*")):
+        for picture in waiting(source):
             labels = target / "label" / picture.parent.name / f"{picture.stem}.txt"
             labels.parent.mkdir(parents=True, exist_ok=True)
             labels.write_text(labelled(model, picture))
