@@ -35,10 +35,8 @@ def look_at_name(settings: AgentSettings) -> Finding:
     if kept is KeptName.NONE:
         return note("name", f"none yet: one is made at the first start, and kept in {settings.workspace_dir}")
     if kept is KeptName.DAMAGED:
-        text = (
-            f"the file with it, in {workspace}, is damaged: at its next start the agent keeps it aside, and takes a new"
-        )
-        return warning("name", f"{text} name", "to keep the old name, set device_id to it")
+        text = f"the file with it, in {workspace}, is damaged: the agent will keep it aside, and take a new name"
+        return warning("name", text, "to keep the old name, set device_id to it")
     if kept is KeptName.COPIED:
         text = f"the one in {settings.workspace_dir} belongs to another machine: this disk is a copy"
         return warning("name", text, "nothing to do: at its next start the agent takes a new one")

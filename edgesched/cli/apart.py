@@ -8,6 +8,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from agents.worker_process import ending_of
+
 T = TypeVar("T")
 
 
@@ -37,9 +39,7 @@ def run_apart(
         answer: T = ours.recv()
     except EOFError:
         process.join()
-        code = process.exitcode or 0
-        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-        raise DidNotAnswer(f"ended its process {how}") from None
+        raise DidNotAnswer(ending_of(process.exitcode or 0)) from None
     finally:
         process.kill()
         process.join()

@@ -67,7 +67,7 @@ def examined(model: Model, name: str, on_waiting: Callable[[], None]) -> Finding
             _examined, model, name, timeout_s=LOAD_TIMEOUT_S, patience_s=PATIENCE_S, on_waiting=on_waiting
         )
     except DidNotAnswer as error:
-        return Finding(State.PROBLEM, f"what the model brings along {error}, when it was loaded and tried")
+        return Finding(State.PROBLEM, f"the process that loaded and tried it {error}")
 
 
 def uses_of(model: Model, directory: Path) -> Iterator[Use]:

@@ -86,16 +86,11 @@ class _Outranked(_Broken):
 
 @dataclass(slots=True)
 class _Part:
-    """A piece of an attempt's picture, or its announcement."""
+    """A piece of an attempt's picture; before the first one, without data, its announcement."""
 
     attempt: OpenAttempt
-    data: bytes
-    is_announcement: bool = False  # of the whole picture, none of which it carries
+    data: bytes = b""
     is_last: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        return 0 if self.is_announcement else len(self.data)
 
 
 class DeviceLink:
@@ -298,11 +293,11 @@ class DeviceLink:
         message = pb.TaskManagerItems(items=control)
         # Filled in place: a message that is handed to another one is copied, and a picture would be three times.
         for part in parts:
-            if part.is_announcement:
-                self._announce(part.attempt, len(part.data), message.items.add().dispatch)
-            else:
+            if part.data:
                 chunk = message.items.add().chunk
                 chunk.attempt_id, chunk.data = part.attempt.attempt_id, part.data
+            else:
+                self._announce(part.attempt, message.items.add().dispatch)
         return message, [part.attempt for part in parts if part.is_last]
 
     async def _next_parts(self) -> list[_Part]:
@@ -316,10 +311,10 @@ class DeviceLink:
                 if self._parts and not parts and time.monotonic() - self._measured_at >= MEASURE_EVERY_S:
                     self._measured_at = time.monotonic()
                     return [self._parts.popleft()]
-            while self._parts and (not parts or self._parts[0].size_bytes <= room):
+            while self._parts and (not parts or len(self._parts[0].data) <= room):
                 part = self._parts.popleft()
                 parts.append(part)
-                room -= part.size_bytes
+                room -= len(part.data)
             if self._parts:
                 break
         return parts
@@ -336,16 +331,16 @@ class DeviceLink:
         except PictureDamaged as error:
             self._listener.picture_lost(self, attempt, str(error))
             return deque()
-        parts = deque([_Part(attempt, image, is_announcement=True)])
+        parts = deque([_Part(attempt)])
         parts += [_Part(attempt, data) for data in wire.chunks(image)]
         parts[-1].is_last = True
         return parts
 
-    def _announce(self, attempt: OpenAttempt, size_bytes: int, dispatch: pb.Dispatch) -> None:
+    def _announce(self, attempt: OpenAttempt, dispatch: pb.Dispatch) -> None:
         task = attempt.task
         dispatch.attempt_id, dispatch.task_id = attempt.attempt_id, task.task_id
         dispatch.model, dispatch.file_name = task.model, task.file_name
-        dispatch.size_bytes = size_bytes
+        dispatch.size_bytes = task.size_bytes
         dispatch.remaining_ms = self._attempt_timeout_ms
         if task.receiver_url is not None:
             dispatch.receiver_url = task.receiver_url

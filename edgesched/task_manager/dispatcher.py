@@ -33,8 +33,9 @@ DEEPEST_LOOK = 1_024  # into one line, when its first tasks wait for busy device
 LOOK_AGAIN_MS = 1_000.0  # at least this often, hint or no hint
 FULL_MS = 100.0  # so long a line that found every device full is believed to, however many join it
 MAX_SAMPLES = 4_096
-ROOM_PAUSE_S = 0.002  # so long a full fleet waits for more room, to decide once: a third fewer decisions, and no worker
-# runs dry meanwhile, since a window holds more than is worked on
+ROOM_PAUSE_S = (
+    0.002  # ends of attempts on a full fleet within this time are one decision; a window holds more than that
+)
 FLEET_PAUSE_S = 0.1  # changes of the fleet that come within this time are one: a thousand boards may register at once
 
 

@@ -93,9 +93,9 @@ def test_a_decoder_that_cannot_be_imported_is_a_problem(model: Path, run: Run) -
 @pytest.mark.parametrize(
     ("decoder", "told"),
     [
-        ("raise SystemExit(3)", "ended its process with exit code 3, when it was loaded and tried"),
-        ("import os; os._exit(7)", "ended its process with exit code 7"),
-        ("import os; os.kill(os.getpid(), 11)", "ended its process by SIGSEGV"),
+        ("raise SystemExit(3)", "ended with exit code 3"),
+        ("import os; os._exit(7)", "ended with exit code 7"),
+        ("import os; os.kill(os.getpid(), 11)", "was killed by SIGSEGV"),
         ("def decode(*_):\n    while True: pass", "took longer than 4 s"),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_decoder_that_ends_or_hangs_its_process_is_a_problem(
     (model / "mine.py").write_text(decoder)
     done = run("check", model)
     assert done.exit_code == 1
-    assert f"PROBLEM: what the model brings along {told}" in done.output
+    assert f"PROBLEM: the process that loaded and tried it {told}" in done.output
 
 
 @pytest.mark.parametrize(
