@@ -15,7 +15,7 @@ from client.submitter import Acknowledged, Patience, Step, Waiting, submit_all
 from client.tally import Tally
 from client.waiter import are_known, wait_settled
 from edgesched import wire
-from edgesched.domain.task import Task, TaskId
+from edgesched.domain.task import Priority, Task, TaskId
 
 if TYPE_CHECKING:
     from edgesched.spans import Tracing
@@ -32,6 +32,7 @@ class Plan:
     client_id: str
     in_flight: int
     deadline_s: float | None
+    priority: Priority
     give_up_after_s: float
     wait: bool  # until every task has settled
 
@@ -109,6 +110,7 @@ class Run:
             client_id=self._plan.client_id,
             in_flight=self._plan.in_flight,
             deadline_s=self._plan.deadline_s,
+            priority=self._plan.priority,
             patience=Patience.up_to(self._plan.give_up_after_s),
             key_for=self._journal.key_for,
             on_progress=self._on_step,

@@ -24,7 +24,7 @@ try:
     from client.run_journal import Destination, RunJournal
     from client.tally import Tally
     from edgesched import logs, process, tracing
-    from edgesched.domain.task import TaskId
+    from edgesched.domain.task import Priority, TaskId
     from edgesched.errors import EdgeSchedError, StartupError, StorageFailed
     from edgesched.settings import SenderSettings, load
 except ModuleNotFoundError as error:
@@ -79,6 +79,13 @@ def command(
             "--deadline", metavar="S", help="A picture without labels expires after so many seconds. [default: never]"
         ),
     ] = None,
+    priority: Annotated[
+        Priority | None,
+        typer.Option(
+            "--priority",
+            help="Whose turn comes sooner while tasks wait; no priority starves another. [default: normal]",
+        ),
+    ] = None,
     give_up_after: Annotated[
         float | None,
         typer.Option(
@@ -121,6 +128,7 @@ def command(
         "receiver_url": receiver,
         "model": model,
         "deadline_s": deadline,
+        "priority": priority,
         "give_up_after_s": give_up_after,
         "log_dir": log_dir,
         "log_level": log_level,
@@ -196,6 +204,7 @@ async def _plan(settings: SenderSettings, *, has_receiver: bool, wait: bool) -> 
         client_id=await asyncio.to_thread(identity.client_id, settings.client_state_dir),
         in_flight=settings.sender_workers,
         deadline_s=settings.deadline_s,
+        priority=Priority(settings.priority),
         give_up_after_s=settings.give_up_after_s,
         wait=wait,
     )

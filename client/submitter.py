@@ -15,7 +15,8 @@ import grpc
 
 from client import traces
 from client.pictures import Picture, check_size
-from edgesched.domain.task import TaskId
+from edgesched import wire
+from edgesched.domain.task import Priority, TaskId
 from edgesched.errors import InvalidInput, PeerUnavailable
 from edgesched.v1 import task_manager_pb2 as pb
 from edgesched.v1 import task_manager_pb2_grpc as rpc
@@ -121,6 +122,7 @@ async def submit_all(
     client_id: str,
     in_flight: int = 8,
     deadline_s: float | None = None,
+    priority: Priority = Priority.NORMAL,
     patience: Patience | None = None,
     key_for: Callable[[Picture], str] | None = None,
     on_progress: Callable[[Step], None] | None = None,
@@ -132,13 +134,16 @@ async def submit_all(
     receiver_url: where labels are to be posted; None: nowhere.
     in_flight: how many pictures may be loaded or unanswered at the same time.
     deadline_s: a task without labels expires that long after its picture was first ready to be sent.
+    priority: whose turn comes sooner while tasks wait.
     key_for: the submission key of a picture, asked for once, before it is loaded (in a thread); None: a fresh one.
     on_progress: told of each step as it happens; pictures that have none when this is cancelled were not acknowledged.
     tracing: begins a trace for each picture, which its task continues; None: it has none from here.
     Raises: PeerUnavailable if there was no answer for longer than `patience`, or if the other side is not a task
     manager.
     """
-    header = pb.SubmitRequest(model=model, client_id=client_id, receiver_url=receiver_url)
+    header = pb.SubmitRequest(
+        model=model, client_id=client_id, receiver_url=receiver_url, priority=wire.priority_to_pb(priority)
+    )
     submitter = _Submitter(
         channel, header, deadline_s, patience or Patience(), key_for or _fresh_key, on_progress, tracing
     )

@@ -303,6 +303,9 @@ class SenderSettings(TracedSettings):
     receiver_url: str | None = Field(None, description="where labels are posted; none: ask later or wait")
     receiver_port: Port = Field(8888, description="port of the receiver on this machine, when no URL is given")
     deadline_s: float | None = Field(None, gt=0, description="a task without labels expires after so many seconds")
+    priority: Literal["low", "normal", "high"] = Field(
+        "normal", description="whose turn comes sooner while tasks wait; no priority starves another"
+    )
     give_up_after_s: float = Field(300.0, gt=0, description="stop after so many seconds without any answer or news")
     client_state_dir: Path = Field(
         Path("workspace/client"), description="where this client keeps its own id, and what it needs to resume a run"

@@ -20,7 +20,9 @@ from edgesched.domain.task import (
     Failure,
     FailureKind,
     ImageRef,
+    Line,
     ModelFacts,
+    Priority,
     Result,
     Submission,
     Task,
@@ -96,6 +98,13 @@ _FAILURE_TO_PB = {
     FailureKind.DEVICE_LOST: types.FAILURE_KIND_DEVICE_LOST,
 }
 _FAILURE_FROM_PB = {value: key for key, value in _FAILURE_TO_PB.items()}
+
+_PRIORITY_TO_PB = {
+    Priority.LOW: tm.PRIORITY_LOW,
+    Priority.NORMAL: tm.PRIORITY_NORMAL,
+    Priority.HIGH: tm.PRIORITY_HIGH,
+}
+_PRIORITY_FROM_PB = {tm.PRIORITY_UNSPECIFIED: Priority.NORMAL} | {value: key for key, value in _PRIORITY_TO_PB.items()}
 
 
 # --- results ---
@@ -178,6 +187,17 @@ def state_to_pb(value: State) -> tm.TaskState:
     return _STATE_TO_PB[value]
 
 
+def priority(value: tm.Priority) -> Priority:
+    try:
+        return _PRIORITY_FROM_PB[value]
+    except KeyError:
+        raise InvalidInput(f"priority {value} is not known; it is low, normal or high") from None
+
+
+def priority_to_pb(value: Priority) -> tm.Priority:
+    return _PRIORITY_TO_PB[value]
+
+
 def task_to_pb(task: Task) -> tm.Task:
     return tm.Task(
         task_id=task.task_id,
@@ -197,6 +217,7 @@ def task_to_pb(task: Task) -> tm.Task:
         failed_attempts=task.failed_attempts,
         last_error=task.last_error,
         has_image=task.image is not None,
+        priority=_PRIORITY_TO_PB[task.priority],
     )
 
 
@@ -223,6 +244,7 @@ def task(message: tm.Task) -> Task:
         device_id=DeviceId(message.device_id) if message.HasField("device_id") else None,
         failed_attempts=message.failed_attempts,
         last_error=message.last_error if message.HasField("last_error") else None,
+        priority=priority(message.priority),
     )
 
 
@@ -294,7 +316,10 @@ def task_counts(message: tm.CountTasksReply) -> TaskCounts:
 def task_stats_to_pb(stats: TaskStats) -> tm.GetStatsReply:
     return tm.GetStatsReply(
         counts=task_counts_to_pb(stats.counts).counts,
-        next_in_line=[tm.GetStatsReply.Line(model=model, tasks=n) for model, n in sorted(stats.next_in_line.items())],
+        queued=[
+            tm.GetStatsReply.Line(model=line.model, priority=_PRIORITY_TO_PB[line.priority], tasks=tasks)
+            for line, tasks in sorted(stats.queued.items())
+        ],
         open_bytes=stats.open_bytes,
         undelivered=stats.undelivered,
         oldest_undelivered_ms=stats.oldest_undelivered_ms,
@@ -314,7 +339,7 @@ def task_stats_to_pb(stats: TaskStats) -> tm.GetStatsReply:
 def task_stats(message: tm.GetStatsReply) -> TaskStats:
     return TaskStats(
         counts=task_counts(tm.CountTasksReply(counts=message.counts)),
-        next_in_line={line.model: line.tasks for line in message.next_in_line},
+        queued={Line(line.model, priority(line.priority)): line.tasks for line in message.queued},
         open_bytes=message.open_bytes,
         undelivered=message.undelivered,
         oldest_undelivered_ms=message.oldest_undelivered_ms if message.HasField("oldest_undelivered_ms") else None,
@@ -353,6 +378,7 @@ def submission_to_pb(submission: Submission) -> tm.SubmitRequest:
         submission_key=submission.submission_key,
         receiver_url=submission.receiver_url,
         remaining_ms=submission.remaining_ms,
+        priority=_PRIORITY_TO_PB[submission.priority],
         traceparent=submission.traceparent,
     )
 
@@ -366,6 +392,7 @@ def submission(message: tm.SubmitRequest) -> Submission:
         submission_key=message.submission_key,
         receiver_url=message.receiver_url if message.HasField("receiver_url") else None,
         remaining_ms=message.remaining_ms if message.HasField("remaining_ms") else None,
+        priority=priority(message.priority),
         traceparent=message.traceparent if message.HasField("traceparent") else None,
     )
 

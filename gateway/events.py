@@ -237,6 +237,6 @@ class EventHub:
 
 
 def _counts_json(stats: TaskStats) -> bytes:
-    """queue: model -> queued tasks that may be sent next; the ledger may hold more of them behind these."""
     states = {state.value: stats.counts.get(state, 0) for state in State}
-    return json.dumps({"states": states, "queue": dict(stats.next_in_line)}).encode()
+    queue = [{"model": line.model, "priority": line.priority, "tasks": n} for line, n in sorted(stats.queued.items())]
+    return json.dumps({"states": states, "queue": queue}).encode()

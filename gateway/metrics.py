@@ -172,9 +172,8 @@ def _of_tasks(stats: TaskStats | None) -> Iterator[Metric]:
     for (state, model, device_id), count in stats.ended.items():
         ended.add_metric((state.value, model, device_id or ""), count)
     yield ended
-    in_line = [((model,), float(count)) for model, count in sorted(stats.next_in_line.items())]
-    help_ = "Queued tasks that the dispatcher looks at; what does not fit waits in the ledger"
-    yield _gauge("edgesched_queue_depth", help_, ("model",), in_line)
+    in_line = [((line.model, line.priority.value), float(tasks)) for line, tasks in sorted(stats.queued.items())]
+    yield _gauge("edgesched_queue_depth", "Queued tasks", ("model", "priority"), in_line)
     yield _gauge("edgesched_open_bytes", "Pictures of open tasks", (), [((), float(stats.open_bytes))])
     help_ = "Tasks with labels that their receiver has not taken, counted up to 1000"
     yield _gauge("edgesched_undelivered_tasks", help_, (), [((), float(stats.undelivered))])

@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, Field, ValidationError
 
 from edgesched import rest
-from edgesched.domain.task import Submission
+from edgesched.domain.task import Priority, Submission
 from edgesched.errors import EdgeSchedError, InvalidInput, Overloaded, plain
 from edgesched.ports import TaskDesk
 from gateway.errors import BodyTooLarge, UploadStalled
@@ -47,6 +47,9 @@ class UploadQuery(BaseModel):
     remaining_ms: Annotated[
         int | None, Field(ge=1, le=LARGEST_NUMBER, description="without labels by then it expires; absent: never")
     ] = None
+    priority: Annotated[
+        Priority, Field(description="whose turn comes sooner while tasks wait; no priority starves another")
+    ] = Priority.NORMAL
 
 
 class UploadForm(UploadQuery):
@@ -123,6 +126,7 @@ class Uploads:
                     submission_key=key,
                     receiver_url=known.receiver_url or None,
                     remaining_ms=known.remaining_ms,
+                    priority=known.priority,
                 )
             )
         except UploadStalled:

@@ -169,6 +169,7 @@ def _print_details(details: TaskDetails) -> None:
         print(f"  waits      {details.waits_for}")
     print(f"  accepted   {_clock(task.created_at_ms)}, last change {_clock(task.updated_at_ms)}")
     print(f"  client     {task.client_id}")
+    print(f"  priority   {task.priority}")
     print(f"  receiver   {task.receiver_url or 'none: ask for the labels here'}")
     for number, attempt in enumerate(details.attempts, 1):
         took = f"{attempt.ended_at_ms - attempt.started_at_ms} ms" if attempt.ended_at_ms else "open"

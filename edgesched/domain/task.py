@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from edgesched.domain.detection import Detection
 from edgesched.domain.device import DeviceId
@@ -46,6 +46,21 @@ COUNTED_FAILURES = frozenset(
     {FailureKind.INVALID_INPUT, FailureKind.WORKER_ERROR, FailureKind.WORKER_CRASHED, FailureKind.TIMED_OUT}
 )
 """Failures that the task itself may have caused. Only they count towards `max_attempts`."""
+
+
+class Priority(StrEnum):
+    """Whose turn comes sooner while tasks wait. A share of the turns, not a wall: no priority starves another."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class Line(NamedTuple):
+    """Which queued tasks wait one behind the other, in the order of their acceptance."""
+
+    model: str
+    priority: Priority
 
 
 @fact
@@ -94,6 +109,7 @@ class NewTask:
     size_bytes: int
     receiver_url: str | None
     deadline_ms: int | None  # time left for the whole task when it was submitted
+    priority: Priority
 
 
 @fact
@@ -117,6 +133,12 @@ class Task:
     device_id: DeviceId | None  # of that attempt
     failed_attempts: int  # those that count towards max_attempts
     last_error: str | None
+    priority: Priority
+
+    @property
+    def line(self) -> Line:
+        """Where it waits while it is QUEUED."""
+        return Line(self.model, self.priority)
 
     @property
     def is_settled(self) -> bool:
@@ -175,6 +197,7 @@ class Submission:
     submission_key: str
     receiver_url: str | None
     remaining_ms: int | None
+    priority: Priority = Priority.NORMAL
     traceparent: str | None = None  # the trace that it belongs to; the ledger does not keep it
 
 
@@ -193,7 +216,7 @@ class TaskStats:
     """How much there is to do, and how the ledger keeps up."""
 
     counts: TaskCounts
-    next_in_line: Mapping[str, int]  # model -> queued tasks that the dispatcher looks at; the others wait behind them
+    queued: Mapping[Line, int]  # lines without a task are absent
     open_bytes: int  # pictures of open tasks
     undelivered: int  # tasks with labels that their receiver has not taken; counted up to MAX_COUNTED_UNDELIVERED
     oldest_undelivered_ms: float | None  # since it had its labels; None if there is none

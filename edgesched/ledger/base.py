@@ -6,7 +6,7 @@ durable. Whoever opened it owns it under an epoch that only grows; a write under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from edgesched.domain.device import DeviceId
@@ -17,6 +17,7 @@ from edgesched.domain.task import (
     AttemptId,
     Failure,
     ImageRef,
+    Line,
     NewTask,
     Result,
     Task,
@@ -121,8 +122,8 @@ class Ledger(Protocol):
         """Insert tasks as QUEUED, in order. One transaction; the `accepted` counter grows by those created."""
         ...
 
-    async def claim(self, *, limit: int, after_seq: int = 0) -> Sequence[Task]:
-        """The oldest QUEUED tasks with seq > after_seq, and make them this owner's."""
+    async def claim(self, line: Line, *, limit: int, after_seq: int = 0) -> Sequence[Task]:
+        """The oldest QUEUED tasks of one line with seq > after_seq, and make them this owner's."""
         ...
 
     async def apply_many(self, events: Sequence[LedgerEvent]) -> Sequence[Applied]:
@@ -162,6 +163,10 @@ class Ledger(Protocol):
         ...
 
     async def counts(self) -> TaskCounts: ...
+
+    def queued(self) -> Mapping[Line, int]:
+        """How many tasks are QUEUED in each line that has any."""
+        ...
 
     async def totals(self) -> Totals:
         """Counted afresh from the rows, never from memory, so that an audit can fail."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from edgesched.domain.lifecycle import OPEN_STATES, State
+from edgesched.domain.task import Line, Priority
 from edgesched.errors import StartupError
 from edgesched.ledger.base import Ownership
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables; UPDATE ... FROM came before them."""
 BUSY_S = 5.0
@@ -36,10 +37,22 @@ class Head:
     revision: int
     seq: int
     counts: dict[State, int]
+    queued: dict[Line, int]
     open_bytes: int
 
     def copy(self) -> Head:
-        return Head(self.epoch, self.revision, self.seq, dict(self.counts), self.open_bytes)
+        return Head(self.epoch, self.revision, self.seq, dict(self.counts), dict(self.queued), self.open_bytes)
+
+    def line_up(self, line: Line) -> None:
+        """One more task is QUEUED there."""
+        self.queued[line] = self.queued.get(line, 0) + 1
+
+    def leave(self, line: Line) -> None:
+        """One task less."""
+        if left := self.queued[line] - 1:
+            self.queued[line] = left
+        else:
+            del self.queued[line]
 
 
 class LogFile:
@@ -233,4 +246,10 @@ def _read_head(connection: sqlite3.Connection, epoch: int) -> Head:
     (open_bytes,) = connection.execute(
         f"SELECT COALESCE(SUM(size_bytes), 0) FROM task WHERE state IN ({open_states})"
     ).fetchone()
-    return Head(epoch, revision, last[0] if last else 0, counts, open_bytes)
+    queued = {
+        Line(model, Priority(name)): tasks
+        for model, name, tasks in connection.execute(
+            "SELECT model, priority, COUNT(*) FROM task WHERE state = 'queued' GROUP BY model, priority"
+        )
+    }
+    return Head(epoch, revision, last[0] if last else 0, counts, queued, open_bytes)

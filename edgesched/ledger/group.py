@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from edgesched.domain.lifecycle import OPEN_STATES, Event
-from edgesched.domain.task import Attempt, AttemptId, NewTask, Task, TaskId
+from edgesched.domain.lifecycle import OPEN_STATES, Event, State
+from edgesched.domain.task import Attempt, AttemptId, Line, NewTask, Task, TaskId
 from edgesched.errors import Conflict, StaleEpoch
 from edgesched.ledger.base import Accepted, Applied, LedgerEvent
 from edgesched.ledger.database import Head
@@ -119,9 +119,9 @@ class Group:
         tasks = self._adopt([task_of(row) for row in due])
         return self.apply([LedgerEvent(task_id=task.task_id, event=Event.EXPIRED) for task in tasks])
 
-    def claim(self, limit: int, after_seq: int) -> list[Task]:
+    def claim(self, line: Line, limit: int, after_seq: int) -> list[Task]:
         self.flush()
-        rows = self.connection.execute(_QUEUED, (after_seq, limit)).fetchall()
+        rows = self.connection.execute(_QUEUED, (*line, after_seq, limit)).fetchall()
         tasks = self._adopt([task_of(row) for row in rows])
         of_earlier_owners = [t for t, row in zip(tasks, rows, strict=True) if row[TASK_WIDTH] != self.head.epoch]
         take_ownership(self.connection, of_earlier_owners, epoch=self.head.epoch)
@@ -217,6 +217,7 @@ class Group:
         self.head.seq += 1
         task = new_row(new, seq=self.head.seq, revision=self.next_revision(), now_ms=self.now_ms)
         self.head.counts[task.state] += 1
+        self.head.line_up(task.line)
         self.head.open_bytes += task.size_bytes
         self._tasks[task.task_id] = task
         self._seen_tasks.add(task.task_id)
@@ -249,6 +250,11 @@ class Group:
         self.head.revision = after.revision
         self.head.counts[before.state] -= 1
         self.head.counts[after.state] += 1
+        if before.state is not after.state:
+            if before.state is State.QUEUED:
+                self.head.leave(before.line)
+            elif after.state is State.QUEUED:
+                self.head.line_up(after.line)
         self.head.open_bytes += after.size_bytes * ((after.state in OPEN_STATES) - (before.state in OPEN_STATES))
         self._tasks[after.task_id] = after
         self._seen_tasks.add(after.task_id)
@@ -262,11 +268,12 @@ class Group:
             self._results.append(result_row(after.seq, after.attempt_id, change.result))
 
 
-# INDEXED BY: left alone, SQLite would go through all queued tasks instead.
+# INDEXED BY, here and below: left alone, SQLite would go through all queued tasks instead.
 _DUE = f"""
     SELECT {TASK_COLUMNS} FROM task INDEXED BY task_deadline
     WHERE expires_at_ms <= ? AND expires_at_ms IS NOT NULL AND state IN ('queued', 'dispatched', 'running')
     ORDER BY expires_at_ms, seq LIMIT ?"""
 
 _QUEUED = f"""
-    SELECT {TASK_COLUMNS}, task.owner_epoch FROM task WHERE state = 'queued' AND seq > ? ORDER BY seq LIMIT ?"""
+    SELECT {TASK_COLUMNS}, task.owner_epoch FROM task INDEXED BY task_in_line
+    WHERE state = 'queued' AND model = ? AND priority = ? AND seq > ? ORDER BY seq LIMIT ?"""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -12,6 +13,7 @@ from edgesched.domain.task import (
     Attempt,
     AttemptId,
     ImageRef,
+    Line,
     NewTask,
     Result,
     Task,
@@ -88,8 +90,8 @@ class MemoryLedger:
         self._submissions[key] = _Submission(task.task_id, new.model, new.image_digest)
         return Accepted(task=task, created=True)
 
-    async def claim(self, *, limit: int, after_seq: int = 0) -> Sequence[Task]:
-        return self._first(limit, (t for t in self._tasks.values() if t.state is State.QUEUED and t.seq > after_seq))
+    async def claim(self, line: Line, *, limit: int, after_seq: int = 0) -> Sequence[Task]:
+        return self._first(limit, (t for t in self._queued() if t.line == line and t.seq > after_seq))
 
     async def apply_many(self, events: Sequence[LedgerEvent]) -> Sequence[Applied]:
         for event in events:
@@ -165,6 +167,9 @@ class MemoryLedger:
         states = [task.state for task in self._tasks.values()]
         return {state: states.count(state) for state in State}
 
+    def queued(self) -> Mapping[Line, int]:
+        return Counter(task.line for task in self._queued())
+
     async def totals(self) -> Totals:
         return Totals(accepted=self._seq, live=await self.counts(), retired=dict(self._retired))
 
@@ -216,6 +221,9 @@ class MemoryLedger:
         ]
         for _, key in sorted(item for item in old if item[0] < retired_before_ms)[: max(0, limit)]:
             del self._remembered[self._submissions.pop(key).task_id]
+
+    def _queued(self) -> Iterable[Task]:
+        return (task for task in self._tasks.values() if task.state is State.QUEUED)
 
     def _longest_settled(self) -> Sequence[Task]:
         settled = [task for task in self._tasks.values() if task.is_settled]

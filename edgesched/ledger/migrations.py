@@ -17,6 +17,11 @@ STEPS: Mapping[int, Sequence[str]] = {  # from this version to the next one
         # When the rows went was not written down: counting from now, no key is forgotten too early.
         "UPDATE retired_submission SET retired_at_ms = CAST(strftime('%s', 'now') AS INTEGER) * 1000",
     ),
+    2: (
+        "ALTER TABLE task ADD COLUMN priority TEXT NOT NULL DEFAULT 'normal'",
+        "CREATE INDEX task_in_line ON task (model, priority, seq) WHERE state = 'queued'",
+        "UPDATE retired_submission SET task = json_set(task, '$.priority', 'normal')",
+    ),
 }
 
 

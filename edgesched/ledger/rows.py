@@ -20,6 +20,7 @@ from edgesched.domain.task import (
     Failure,
     FailureKind,
     ImageRef,
+    Priority,
     Result,
     Task,
     TaskId,
@@ -32,7 +33,7 @@ Row = tuple[Any, ...]
 TASK_COLUMNS = (
     "task.task_id, task.seq, task.revision, task.state, task.client_id, task.model, task.file_name, task.image, "
     "task.size_bytes, task.receiver_url, task.created_at_ms, task.updated_at_ms, task.expires_at_ms, "
-    "task.attempt_id, task.device_id, task.failed_attempts, task.last_error"
+    "task.attempt_id, task.device_id, task.failed_attempts, task.last_error, task.priority"
 )
 TASK_WIDTH = len(TASK_COLUMNS.split(","))
 
@@ -104,6 +105,7 @@ def task_of(row: Row) -> Task:
         device_id=None if row[14] is None else DeviceId(row[14]),
         failed_attempts=row[15],
         last_error=row[16],
+        priority=Priority(row[17]),
     )
 
 
@@ -113,7 +115,7 @@ def task_json(task: Task) -> str:
 
 def task_from_json(text: str) -> Task:
     fields = json.loads(text)
-    return Task(**{**fields, "state": State(fields["state"])})
+    return Task(**{**fields, "state": State(fields["state"]), "priority": Priority(fields["priority"])})
 
 
 def settled_at_ms(task: Task) -> int | None:

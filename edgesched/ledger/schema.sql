@@ -1,4 +1,4 @@
--- The ledger's file, version 2. Read by edgesched/ledger/database.py when a ledger is made.
+-- The ledger's file, version 3. Read by edgesched/ledger/database.py when a ledger is made.
 -- Times are wall milliseconds since 1970, by the task manager's clock.
 
 -- One row: whose file this is. Every write transaction checks that `epoch` is still its own.
@@ -39,11 +39,13 @@ CREATE TABLE task (
     failed_attempts INTEGER NOT NULL,
     last_error      TEXT,
     owner_epoch     INTEGER NOT NULL, -- who claimed it; an epoch has exactly one owner
+    priority        TEXT    NOT NULL DEFAULT 'normal',
     UNIQUE (client_id, submission_key)
 ) STRICT;
 
 CREATE INDEX task_by_revision ON task (revision);                                            -- changes_since
-CREATE INDEX task_by_state ON task (state, seq);                                             -- claim, list by state
+CREATE INDEX task_by_state ON task (state, seq);                                             -- list by state
+CREATE INDEX task_in_line ON task (model, priority, seq) WHERE state = 'queued';             -- claim
 CREATE INDEX task_undelivered ON task (seq) WHERE state = 'done' AND receiver_url IS NOT NULL;
 CREATE INDEX task_deadline ON task (expires_at_ms)
     WHERE expires_at_ms IS NOT NULL AND state IN ('queued', 'dispatched', 'running');

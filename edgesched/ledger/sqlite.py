@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import NoReturn
 from edgesched.domain.task import (
     Attempt,
     ImageRef,
+    Line,
     NewTask,
     Result,
     Task,
@@ -101,9 +102,11 @@ class SqliteLedger:
         )
         return await self._writer.write(command)
 
-    async def claim(self, *, limit: int, after_seq: int = 0) -> Sequence[Task]:
+    async def claim(self, line: Line, *, limit: int, after_seq: int = 0) -> Sequence[Task]:
+        if not is_storable(line.model):
+            return []
         limit, after_seq = _row_number(limit), _row_number(after_seq)
-        return await self._writer.write(Command(run=lambda group: group.claim(limit, after_seq)))
+        return await self._writer.write(Command(run=lambda group: group.claim(line, limit, after_seq)))
 
     async def apply_many(self, events: Sequence[LedgerEvent]) -> Sequence[Applied]:
         """Raises: InvalidInput (an event lacks what its kind needs, or cannot be stored); then none is applied."""
@@ -156,6 +159,9 @@ class SqliteLedger:
 
     async def counts(self) -> TaskCounts:
         return dict(self._writer.head.counts)
+
+    def queued(self) -> Mapping[Line, int]:
+        return dict(self._writer.head.queued)
 
     async def totals(self) -> Totals:
         return await self._reader.read(reader.totals)

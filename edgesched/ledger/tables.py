@@ -93,6 +93,7 @@ def insert_tasks(connection: sqlite3.Connection, tasks: Iterable[tuple[Task, New
             task.device_id,
             task.failed_attempts,
             task.last_error,
+            task.priority,
             epoch,
         )
         for task, new in tasks
@@ -104,7 +105,7 @@ def insert_tasks(connection: sqlite3.Connection, tasks: Iterable[tuple[Task, New
 _INSERT_TASKS = """
     INSERT INTO task (seq, task_id, revision, state, client_id, submission_key, model, file_name, image, image_digest,
         size_bytes, receiver_url, created_at_ms, updated_at_ms, settled_at_ms, expires_at_ms, attempt_id, device_id,
-        failed_attempts, last_error, owner_epoch)
+        failed_attempts, last_error, priority, owner_epoch)
     {values}"""
 
 

@@ -141,6 +141,7 @@ def new_row(new: NewTask, *, seq: int, revision: int, now_ms: int) -> Task:
         device_id=None,
         failed_attempts=0,
         last_error=None,
+        priority=new.priority,
     )
 
 

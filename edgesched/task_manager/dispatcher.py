@@ -6,12 +6,12 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from edgesched.clock import Clock
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import Event
-from edgesched.domain.task import AttemptId, Task, TaskId, new_id
+from edgesched.domain.task import AttemptId, Line, Task, TaskId, new_id
 from edgesched.errors import InvalidInput, PeerUnavailable
 from edgesched.ledger.base import Ledger, LedgerEvent
 from edgesched.ledger.transition import is_overdue
@@ -25,7 +25,7 @@ from edgesched.wake import Wake
 
 log = logging.getLogger(__name__)
 
-QUEUE_CAPACITY = 4_096  # rows cached in memory; the rest waits in the ledger
+LINE_CAPACITY = 2_048  # rows of one line cached in memory; the rest waits in the ledger
 REFILL_BELOW = 512
 FIRST_BITE = 8  # tasks per model in the first placement call of a round; doubled while all of them find a device
 LARGEST_BITE = 256
@@ -61,8 +61,8 @@ class Dispatcher:
         self._clock = clock
         self._strategy = strategy
         self._queue = TaskQueue()
-        self._claimed_seq = 0  # every QUEUED row up to here is in the queue or in flight
-        self._ledger_has_more = True
+        self._claimed: dict[Line, int] = {}  # every QUEUED row of the line up to this seq is in the queue or in flight
+        self._has_more: set[Line] = set()  # lines of which the ledger has rows beyond those
         self._samples: list[FinishedSample] = []
         self._waits: dict[str, Decision] = {}  # model -> the decision about the first task in its line that had to wait
         self._claimed_at_ms = -math.inf
@@ -77,11 +77,13 @@ class Dispatcher:
     def offer(self, tasks: Sequence[Task]) -> None:
         """Newly accepted tasks."""
         for task in tasks:
-            if self._ledger_has_more or len(self._queue) >= QUEUE_CAPACITY:
-                self._ledger_has_more = True
+            line = task.line
+            claimed_seq = self._claimed.get(line)
+            if claimed_seq is None or line in self._has_more or self._queue.length(line) >= LINE_CAPACITY:
+                self._has_more.add(line)
             else:
                 self._queue.add(QueuedTask(task), self._clock.monotonic_ms())
-                self._claimed_seq = max(self._claimed_seq, task.seq)
+                self._claimed[line] = max(claimed_seq, task.seq)
         if all(task.model in self._full for task in tasks):
             self._wake.within(FULL_MS / 1000)
         else:
@@ -95,11 +97,7 @@ class Dispatcher:
 
     def forget(self, task_id: TaskId) -> None:
         """The task was cancelled, expired, or its labels came from somewhere else."""
-        self._queue.take(task_id)
-
-    def next_in_line(self) -> Mapping[str, int]:
-        """Model -> tasks in the queue; what does not fit into it waits in the ledger."""
-        return self._queue.per_model()
+        self._queue.drop(task_id)
 
     def why_waiting(self, task: Task) -> str | None:
         """Why a QUEUED task is not with a device yet, for people. None: it is on its way to one."""
@@ -109,14 +107,15 @@ class Dispatcher:
         if self._is_placement_away:
             return "placement does not answer: is the gateway running?"
         if task.task_id not in self._queue:
-            return f"{len(self._queue)} tasks are in line before it"
+            return f"{self._queue.length(task.line)} tasks are in line before it"
         delay_ms = self._queue.delay_ms(task.task_id, now_ms)
         if delay_ms > 0:
             return f"its next try is due in {delay_ms / 1000:.1f} s"
         decision = self._waits.get(task.model)
         reason = "placement decides next" if decision is None else decision.reason()
         ahead = self._queue.ahead_of(task)
-        return f"number {ahead + 1} in the line of its model; number 1: {reason}" if ahead else reason
+        line = f"the line of its model and priority ({task.priority})"
+        return f"number {ahead + 1} in {line}; number 1: {reason}" if ahead else reason
 
     def learn(self, sample: FinishedSample) -> None:
         """What a finished attempt taught; travels with the next placement call."""
@@ -143,6 +142,7 @@ class Dispatcher:
     async def run(self, listener: LinkListener) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_fleet(), name="Dispatcher.follow_fleet")
+            self._has_more |= self._ledger.queued().keys()
             while True:
                 if self._is_open:
                     await self._refill()
@@ -177,22 +177,29 @@ class Dispatcher:
         await self._wake.wait()
         is_quiet = not len(self._queue) and not len(self._attempts) and self._events.is_idle
         if is_quiet and self._clock.monotonic_ms() - self._claimed_at_ms >= LOOK_AGAIN_MS:
-            self._ledger_has_more, self._claimed_seq = True, 0  # rows are the truth: look at all of them again
+            self._claimed.clear()  # rows are the truth: look at all of them again
+            self._has_more |= self._ledger.queued().keys()
+            self._claimed_at_ms = self._clock.monotonic_ms()
 
     async def _refill(self) -> None:
-        if not self._ledger_has_more or len(self._queue) >= REFILL_BELOW:
-            return
+        for line in sorted(self._has_more):
+            length = self._queue.length(line)
+            if length < REFILL_BELOW:
+                await self._claim(line, LINE_CAPACITY - length)
+
+    async def _claim(self, line: Line, limit: int) -> None:
         self._claimed_at_ms = self._clock.monotonic_ms()
-        limit = QUEUE_CAPACITY - len(self._queue)
-        rows = await self._ledger.claim(limit=limit, after_seq=self._claimed_seq)
+        after_seq = self._claimed.get(line, 0)
+        rows = await self._ledger.claim(line, limit=limit, after_seq=after_seq)
         in_flight = self._attempts.task_ids()
         now_ms = self._clock.monotonic_ms()
         for task in rows:
-            self._claimed_seq = max(self._claimed_seq, task.seq)
             if task.task_id not in self._queue and task.task_id not in in_flight:
                 self._queue.add(QueuedTask(task), now_ms)
                 self._has_news = True
-        self._ledger_has_more = len(rows) == limit
+        self._claimed[line] = rows[-1].seq if rows else after_seq
+        if len(rows) < limit:
+            self._has_more.discard(line)
 
     async def _place_all(self, listener: LinkListener, tasks: asyncio.TaskGroup) -> None:
         """Placement calls until nothing more finds a device. The first one of a round also fetches the routes."""

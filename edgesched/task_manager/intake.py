@@ -186,6 +186,7 @@ def _new_task(waiting: _Waiting, image: ImageRef) -> NewTask:
         size_bytes=len(submission.image),
         receiver_url=submission.receiver_url,
         deadline_ms=submission.remaining_ms,
+        priority=submission.priority,
     )
 
 

@@ -142,7 +142,13 @@ class TaskManagerService(pb_grpc.TaskManagerServicer):
         try:
             async for message in requests:
                 for request in message.requests:
-                    submission = wire.submission(request)  # which copies the picture out of the message, once
+                    try:
+                        submission = wire.submission(request)  # which copies the picture out of the message, once
+                    except InvalidInput as error:
+                        await room.enter(0)
+                        replies.expect()
+                        replies.put(pb.SubmitReply(tag=request.tag, refusal=_refusal(error)), 0)
+                        continue
                     await room.enter(len(submission.image))
                     replies.expect()
                     self._accept_one(submission, request.tag, replies)

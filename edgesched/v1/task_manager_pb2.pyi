@@ -8,6 +8,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
+
 class TaskState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TASK_STATE_UNSPECIFIED: _ClassVar[TaskState]
@@ -19,6 +26,10 @@ class TaskState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_STATE_FAILED: _ClassVar[TaskState]
     TASK_STATE_EXPIRED: _ClassVar[TaskState]
     TASK_STATE_CANCELLED: _ClassVar[TaskState]
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_LOW: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_HIGH: Priority
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_QUEUED: TaskState
 TASK_STATE_DISPATCHED: TaskState
@@ -30,7 +41,7 @@ TASK_STATE_EXPIRED: TaskState
 TASK_STATE_CANCELLED: TaskState
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("model", "file_name", "image", "client_id", "submission_key", "receiver_url", "remaining_ms", "tag", "traceparent")
+    __slots__ = ("model", "file_name", "image", "client_id", "submission_key", "receiver_url", "remaining_ms", "tag", "traceparent", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FILE_NAME_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +51,7 @@ class SubmitRequest(_message.Message):
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     file_name: str
     image: bytes
@@ -49,7 +61,8 @@ class SubmitRequest(_message.Message):
     remaining_ms: int
     tag: int
     traceparent: str
-    def __init__(self, model: _Optional[str] = ..., file_name: _Optional[str] = ..., image: _Optional[bytes] = ..., client_id: _Optional[str] = ..., submission_key: _Optional[str] = ..., receiver_url: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., tag: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, model: _Optional[str] = ..., file_name: _Optional[str] = ..., image: _Optional[bytes] = ..., client_id: _Optional[str] = ..., submission_key: _Optional[str] = ..., receiver_url: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., tag: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class SubmitRequests(_message.Message):
     __slots__ = ("requests",)
@@ -96,7 +109,7 @@ class InferReply(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., attempt_id: _Optional[str] = ..., device_id: _Optional[str] = ..., result: _Optional[_Union[_types_pb2.Result, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "seq", "revision", "state", "client_id", "model", "file_name", "size_bytes", "receiver_url", "created_at_ms", "updated_at_ms", "expires_at_ms", "attempt_id", "device_id", "failed_attempts", "last_error", "has_image")
+    __slots__ = ("task_id", "seq", "revision", "state", "client_id", "model", "file_name", "size_bytes", "receiver_url", "created_at_ms", "updated_at_ms", "expires_at_ms", "attempt_id", "device_id", "failed_attempts", "last_error", "has_image", "priority")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +127,7 @@ class Task(_message.Message):
     FAILED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     HAS_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     seq: int
     revision: int
@@ -131,7 +145,8 @@ class Task(_message.Message):
     failed_attempts: int
     last_error: str
     has_image: bool
-    def __init__(self, task_id: _Optional[str] = ..., seq: _Optional[int] = ..., revision: _Optional[int] = ..., state: _Optional[_Union[TaskState, str]] = ..., client_id: _Optional[str] = ..., model: _Optional[str] = ..., file_name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., receiver_url: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., updated_at_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., attempt_id: _Optional[str] = ..., device_id: _Optional[str] = ..., failed_attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., has_image: bool = ...) -> None: ...
+    priority: Priority
+    def __init__(self, task_id: _Optional[str] = ..., seq: _Optional[int] = ..., revision: _Optional[int] = ..., state: _Optional[_Union[TaskState, str]] = ..., client_id: _Optional[str] = ..., model: _Optional[str] = ..., file_name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., receiver_url: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., updated_at_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., attempt_id: _Optional[str] = ..., device_id: _Optional[str] = ..., failed_attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., has_image: bool = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class Attempt(_message.Message):
     __slots__ = ("attempt_id", "device_id", "reason", "started_at_ms", "ended_at_ms", "failure", "timings")
@@ -247,14 +262,16 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsReply(_message.Message):
-    __slots__ = ("counts", "next_in_line", "open_bytes", "undelivered", "oldest_undelivered_ms", "commits", "commit_ms", "ended", "delivery")
+    __slots__ = ("counts", "queued", "open_bytes", "undelivered", "oldest_undelivered_ms", "commits", "commit_ms", "ended", "delivery")
     class Line(_message.Message):
-        __slots__ = ("model", "tasks")
+        __slots__ = ("model", "tasks", "priority")
         MODEL_FIELD_NUMBER: _ClassVar[int]
         TASKS_FIELD_NUMBER: _ClassVar[int]
+        PRIORITY_FIELD_NUMBER: _ClassVar[int]
         model: str
         tasks: int
-        def __init__(self, model: _Optional[str] = ..., tasks: _Optional[int] = ...) -> None: ...
+        priority: Priority
+        def __init__(self, model: _Optional[str] = ..., tasks: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
     class Ended(_message.Message):
         __slots__ = ("state", "model", "device_id", "tasks")
         STATE_FIELD_NUMBER: _ClassVar[int]
@@ -276,7 +293,7 @@ class GetStatsReply(_message.Message):
         sum_ms: float
         def __init__(self, model: _Optional[str] = ..., counts: _Optional[_Iterable[int]] = ..., sum_ms: _Optional[float] = ...) -> None: ...
     COUNTS_FIELD_NUMBER: _ClassVar[int]
-    NEXT_IN_LINE_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
     OPEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNDELIVERED_FIELD_NUMBER: _ClassVar[int]
     OLDEST_UNDELIVERED_MS_FIELD_NUMBER: _ClassVar[int]
@@ -285,7 +302,7 @@ class GetStatsReply(_message.Message):
     ENDED_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_FIELD_NUMBER: _ClassVar[int]
     counts: _containers.RepeatedCompositeFieldContainer[CountTasksReply.Count]
-    next_in_line: _containers.RepeatedCompositeFieldContainer[GetStatsReply.Line]
+    queued: _containers.RepeatedCompositeFieldContainer[GetStatsReply.Line]
     open_bytes: int
     undelivered: int
     oldest_undelivered_ms: float
@@ -293,7 +310,7 @@ class GetStatsReply(_message.Message):
     commit_ms: float
     ended: _containers.RepeatedCompositeFieldContainer[GetStatsReply.Ended]
     delivery: _containers.RepeatedCompositeFieldContainer[GetStatsReply.Durations]
-    def __init__(self, counts: _Optional[_Iterable[_Union[CountTasksReply.Count, _Mapping]]] = ..., next_in_line: _Optional[_Iterable[_Union[GetStatsReply.Line, _Mapping]]] = ..., open_bytes: _Optional[int] = ..., undelivered: _Optional[int] = ..., oldest_undelivered_ms: _Optional[float] = ..., commits: _Optional[int] = ..., commit_ms: _Optional[float] = ..., ended: _Optional[_Iterable[_Union[GetStatsReply.Ended, _Mapping]]] = ..., delivery: _Optional[_Iterable[_Union[GetStatsReply.Durations, _Mapping]]] = ...) -> None: ...
+    def __init__(self, counts: _Optional[_Iterable[_Union[CountTasksReply.Count, _Mapping]]] = ..., queued: _Optional[_Iterable[_Union[GetStatsReply.Line, _Mapping]]] = ..., open_bytes: _Optional[int] = ..., undelivered: _Optional[int] = ..., oldest_undelivered_ms: _Optional[float] = ..., commits: _Optional[int] = ..., commit_ms: _Optional[float] = ..., ended: _Optional[_Iterable[_Union[GetStatsReply.Ended, _Mapping]]] = ..., delivery: _Optional[_Iterable[_Union[GetStatsReply.Durations, _Mapping]]] = ...) -> None: ...
 
 class RetryTaskRequest(_message.Message):
     __slots__ = ("task_id",)

@@ -8,7 +8,7 @@ import { byId, el, perFrame, setData, setText, show } from "./dom.js";
 import { changeDevices, deviceCount, drawFleetAgain, fleetListeners, readyCount, setDevices, startFleet, total } from "./fleet.js";
 import { duration, otherLanguage, plain, setLanguage, STRINGS, t, translatePage, UNKNOWN } from "./strings.js";
 import { changeTasks, countOf, countsListeners, drawTasksAgain, readTasks, setCounts, startTasks } from "./tasks.js";
-import { readModels, startUpload } from "./upload.js";
+import { drawUploadAgain, readModels, startUpload } from "./upload.js";
 
 const TILES = [
   ["tileReady", () => `${readyCount()}/${deviceCount()}`, () => (readyCount() < deviceCount() || !deviceCount() ? "warn" : "good")],
@@ -101,6 +101,7 @@ function translate() {
   drawFleetAgain();
   drawCharts();
   drawTasksAgain();
+  drawUploadAgain();
   drawDetailAgain();
   drawDeviceAgain();
 }

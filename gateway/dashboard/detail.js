@@ -97,12 +97,13 @@ function facts(task, attempts, waitsFor) {
   const lines = [
     ["created", new Date(task.created_at_ms).toLocaleString()],
     ["model", task.model],
+    ["priority", t(`priority_${task.priority}`)],
     ["device", task.device_id ?? UNKNOWN],
     ["size", bytes(task.size_bytes)],
     ["client", task.client_id],
     ["receiver", task.receiver_url ?? t("noReceiver")],
   ];
-  if (attempts.length) lines.splice(3, 0, ["whyDevice", attempts.at(-1).reason]);
+  if (attempts.length) lines.splice(4, 0, ["whyDevice", attempts.at(-1).reason]);
   if (waitsFor) lines.push(["waits", waitsFor]);
   if (task.last_error) lines.push(["error", task.last_error]);
   const list = el("dl", { className: "plain" });

@@ -7,6 +7,7 @@ import { pictureWithBoxes } from "./picture.js";
 import { bytes, clock, duration, t, UNKNOWN } from "./strings.js";
 
 export const STATES = ["queued", "dispatched", "running", "done", "delivered", "failed", "expired", "cancelled"];
+export const PRIORITIES = ["high", "normal", "low"];
 const OPEN = ["queued", "dispatched", "running"];
 const LABELLED = ["done", "delivered"];
 const SHOWN = 25;
@@ -18,7 +19,7 @@ const LOOK_EVERY_MS = 2000;
 const tasks = new Map(); // id -> task; the newest SHOWN that fit the chosen state
 const rows = new Map(); // id -> {node, cells, revision}
 let counts = null;
-let queue = {}; // model -> tasks that may be sent next
+let queue = []; // {model, priority, tasks}
 let isAway = false; // the task manager: what it would say is not known
 let areTasksRead = false;
 let deadSeen = -1;
@@ -36,7 +37,7 @@ const fits = (task) => (!wanted("task-state") || wanted("task-state") === task.s
 /** newCounts: null if the task manager does not answer. */
 export function setCounts(newCounts) {
   counts = newCounts?.states ?? null;
-  queue = newCounts?.queue ?? {};
+  queue = newCounts?.queue ?? [];
   isAway = counts === null;
   if (isAway) deadSeen = -1;
   drawCounts();
@@ -67,20 +68,21 @@ const drawCounts = perFrame(() => {
   for (const listener of countsListeners) listener();
 });
 
+const lineName = ({ model, priority }) => `${model} · ${t(`priority_${priority}`)}`;
+
 function drawQueue() {
-  const lines = Object.entries(queue).sort(([a], [b]) => (a < b ? -1 : 1));
-  const behind = (counts?.queued ?? 0) - lines.reduce((sum, [, count]) => sum + count, 0);
-  if (behind > 0 && lines.length) lines.push([t("behind"), behind]);
-  const most = Math.max(1, ...lines.map(([, count]) => count));
-  const host = byId("by-model");
+  const place = (line) => `${line.model}\0${PRIORITIES.indexOf(line.priority)}`;
+  const lines = [...queue].sort((a, b) => (place(a) < place(b) ? -1 : 1));
+  const most = Math.max(1, ...lines.map((line) => line.tasks));
+  const host = byId("lines");
   while (host.children.length > lines.length) host.lastChild.remove();
   while (host.children.length < lines.length) host.append(el("div", { className: "meter" }, el("span"), el("span", { className: "track" }, el("span", { className: "fill" })), el("b")));
-  lines.forEach(([model, count], at) => {
+  lines.forEach((line, at) => {
     const [name, track, value] = host.children[at].children;
-    setText(name, model);
-    name.title = model;
-    track.firstChild.style.width = `${(count / most) * 100}%`;
-    setText(value, String(count));
+    setText(name, lineName(line));
+    name.title = name.textContent;
+    track.firstChild.style.width = `${(line.tasks / most) * 100}%`;
+    setText(value, String(line.tasks));
   });
   show(byId("no-queue"), counts !== null && !counts.queued);
   show(byId("queue-unknown"), isAway);
@@ -159,7 +161,8 @@ function fillRow(row, task) {
   setText(row.open, task.file_name);
   row.open.title = task.task_id;
   const took = OPEN.includes(task.state) ? null : task.updated_at_ms - task.created_at_ms;
-  const words = [task.model, task.device_id ?? UNKNOWN, bytes(task.size_bytes), duration(took), clock(task.updated_at_ms)];
+  const model = task.priority === "normal" ? task.model : lineName(task);
+  const words = [model, task.device_id ?? UNKNOWN, bytes(task.size_bytes), duration(took), clock(task.updated_at_ms)];
   words.forEach((text, at) => setText(row.cells[at], text));
 }
 

@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { openTask } from "./detail.js";
 import { byId, el } from "./dom.js";
 import { t } from "./strings.js";
+import { PRIORITIES } from "./tasks.js";
 
 const MOST = 64;
 const UPLOAD_TIMEOUT_MS = 120_000;
@@ -53,9 +54,17 @@ async function submit(file) {
   const body = new FormData();
   body.append("model", byId("model").value);
   body.append("client_id", "dashboard");
+  body.append("priority", byId("priority").value);
   body.append("file", file);
   const { results } = await call("tasks", { method: "POST", body, timeoutMs: UPLOAD_TIMEOUT_MS });
   return results[0].task_id;
+}
+
+export function drawUploadAgain() {
+  const select = byId("priority");
+  const chosen = select.value || "normal";
+  select.replaceChildren(...PRIORITIES.map((name) => new Option(t(`priority_${name}`), name)));
+  select.value = chosen;
 }
 
 export function startUpload() {

@@ -11,13 +11,14 @@ import pytest
 
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import Event, State
-from edgesched.domain.task import AttemptId, FailureKind, ImageRef, TaskFilter, TaskId
+from edgesched.domain.task import AttemptId, FailureKind, ImageRef, Line, Priority, TaskFilter, TaskId
 from edgesched.errors import Conflict, InvalidInput, NotKnown
 from edgesched.ledger.base import Ledger, LedgerEvent
 from edgesched.ledger.memory import MemoryLedger
 from edgesched.ledger.sqlite import SqliteLedger
 from tests.support.ledgers import (
     BOARD,
+    LINE,
     RECEIVER,
     SetClock,
     about,
@@ -55,7 +56,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: SetClock
 
 
 async def test_an_accepted_task_is_queued_as_it_was_submitted(ledger: Ledger, clock: SetClock) -> None:
-    new = new_task(receiver_url=RECEIVER, deadline_ms=5_000, size_bytes=77)
+    new = new_task(receiver_url=RECEIVER, deadline_ms=5_000, size_bytes=77, priority=Priority.HIGH)
     (answer,) = await ledger.accept_many([new])
     task = answer.task
     assert (answer.created, answer.conflict) == (True, False)
@@ -66,6 +67,7 @@ async def test_an_accepted_task_is_queued_as_it_was_submitted(ledger: Ledger, cl
         new.file_name,
     )
     assert (task.image, task.size_bytes, task.receiver_url) == (new.image, 77, RECEIVER)
+    assert task.priority is Priority.HIGH
     assert (task.state, task.attempt_id, task.device_id, task.failed_attempts) == (S.QUEUED, None, None, 0)
     assert task.created_at_ms == task.updated_at_ms == clock.wall_ms
     assert task.expires_at_ms == clock.wall_ms + 5_000
@@ -143,7 +145,8 @@ async def test_nothing_asked_is_nothing_answered(ledger: Ledger) -> None:
     assert list(await ledger.accept_many([])) == []
     assert list(await ledger.apply_many([])) == []
     assert list(await ledger.get_many([])) == []
-    assert list(await ledger.claim(limit=0)) == []
+    assert list(await ledger.claim(LINE, limit=0)) == []
+    assert ledger.queued() == {}
 
 
 # --- claiming ----------------------------------------------------------------------------------------------------
@@ -152,8 +155,37 @@ async def test_nothing_asked_is_nothing_answered(ledger: Ledger) -> None:
 async def test_claim_gives_the_oldest_queued_tasks_after_a_place(ledger: Ledger) -> None:
     tasks = [await accepted(ledger) for _ in range(5)]
     await applied(ledger, sent_out(tasks[0].task_id, "a0"))
-    assert list(await ledger.claim(limit=2)) == tasks[1:3]
-    assert list(await ledger.claim(limit=9, after_seq=tasks[2].seq)) == tasks[3:]
+    assert list(await ledger.claim(LINE, limit=2)) == tasks[1:3]
+    assert list(await ledger.claim(LINE, limit=9, after_seq=tasks[2].seq)) == tasks[3:]
+
+
+async def test_each_model_and_priority_is_a_line_of_its_own(ledger: Ledger) -> None:
+    low = [await accepted(ledger, new_task(priority=Priority.LOW)) for _ in range(2)]
+    high = await accepted(ledger, new_task(priority=Priority.HIGH))
+    other = await accepted(ledger, new_task(model="faces", priority=Priority.HIGH))
+    assert ledger.queued() == {low[0].line: 2, high.line: 1, other.line: 1}
+    assert list(await ledger.claim(low[0].line, limit=9)) == low
+    assert list(await ledger.claim(high.line, limit=9)) == [high]
+    assert list(await ledger.claim(other.line, limit=9)) == [other]
+    assert list(await ledger.claim(Line("nobody's", Priority.LOW), limit=9)) == []
+
+
+async def test_a_line_is_as_long_as_its_queued_tasks(ledger: Ledger) -> None:
+    first, second, third = [await accepted(ledger) for _ in range(3)]
+    await applied(ledger, sent_out(first.task_id, "a"))
+    await applied(ledger, about(second.task_id, E.CANCELLED))
+    assert ledger.queued() == {LINE: 1}
+    await applied(ledger, about(first.task_id, E.ATTEMPT_FAILED, "a"))
+    assert ledger.queued() == {LINE: 2}, "it is tried again"
+    await applied(ledger, finished(first.task_id, "a"))
+    await applied(ledger, sent_out(third.task_id, "b"))
+    assert ledger.queued() == {}
+
+
+async def test_a_repeated_submission_keeps_its_priority(ledger: Ledger) -> None:
+    first = await accepted(ledger, new_task(key="k", priority=Priority.LOW))
+    (again,) = await ledger.accept_many([new_task(key="k", priority=Priority.HIGH)])
+    assert (again.created, again.conflict, again.task) == (False, False, first)
 
 
 # --- a task's way ------------------------------------------------------------------------------------------------
@@ -352,7 +384,7 @@ async def test_a_replayed_dead_letter_starts_anew(ledger: Ledger) -> None:
     assert answer.task is not None
     assert (answer.task.state, answer.task.attempt_id, answer.task.device_id) == (S.QUEUED, None, None)
     assert (answer.task.failed_attempts, answer.task.expires_at_ms) == (0, None)
-    assert list(await ledger.claim(limit=9)) == [answer.task]
+    assert list(await ledger.claim(LINE, limit=9)) == [answer.task]
 
 
 @pytest.mark.parametrize("event", [E.CANCELLED, E.EXPIRED])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import Submission, Task, TaskFilter, TaskId
+from edgesched.domain.task import Line, Priority, Submission, Task, TaskFilter, TaskId
 from edgesched.errors import Conflict, IllegalTransition, InvalidInput, NotKnown, Overloaded
 from edgesched.ports import TaskDesk
 from edgesched.settings import TaskManagerSettings
@@ -104,7 +104,7 @@ async def test_a_submitted_picture_can_be_read_back_listed_and_counted(start: St
     assert (details.task.state, details.task.size_bytes, details.result) == (State.QUEUED, len(image), None)
     assert page.tasks == (details.task,)
     assert counts[State.QUEUED] == stats.counts[State.QUEUED] == 1
-    assert (stats.next_in_line, stats.open_bytes) == ({"shapes": 1}, len(image))
+    assert (stats.queued, stats.open_bytes) == ({Line("shapes", Priority.NORMAL): 1}, len(image))
     assert (stats.undelivered, stats.oldest_undelivered_ms) == (0, None)
 
 
@@ -170,7 +170,7 @@ async def test_a_queued_task_is_cancelled_once_and_for_all(start: Start) -> None
     assert task.state is State.CANCELLED
     assert again == task
     assert stats.ended == {(State.CANCELLED, "shapes", None): 1}
-    assert (stats.next_in_line, stats.open_bytes) == ({}, 0)
+    assert (stats.queued, stats.open_bytes) == ({}, 0)
 
 
 async def test_cancelling_stops_the_board_that_works_on_it(start: Start) -> None:
@@ -226,7 +226,8 @@ async def test_a_queued_task_says_why_it_waits(start: Start) -> None:
             pass  # bounded by the bench
         assert waits_for == "no device can take it now (no device is registered)"
         assert (await bench.desk.get(second)).waits_for == (
-            "number 2 in the line of its model; number 1: no device can take it now (no device is registered)"
+            "number 2 in the line of its model and priority (normal); number 1: no device can take it now "
+            "(no device is registered)"
         )
         await bench.desk.cancel(first)
         assert (await bench.desk.get(first)).waits_for is None

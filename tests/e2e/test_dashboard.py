@@ -26,6 +26,7 @@ from edgesched.domain.task import (
     Failure,
     FailureKind,
     ImageRef,
+    Priority,
     Result,
     Task,
     TaskDetails,
@@ -114,6 +115,7 @@ def details_of(state: State = State.DONE, **changes: Any) -> TaskDetails:
         device_id=DeviceId("orin-1"),
         failed_attempts=1,
         last_error=None,
+        priority=Priority.NORMAL,
     )
     first = Attempt(
         attempt_id=AttemptId("first"),
@@ -428,12 +430,17 @@ async def test_tasks_are_listed_by_device(gateway: GatewayUnderTest, page: Page)
 async def test_a_task_that_changes_is_shown_without_asking(gateway: GatewayUnderTest, page: Page) -> None:
     await opened(page, gateway.url)
     await says(page, "#no-tasks", "edgesched send")
-    await says(page, "#by-model", "shapes2")
+    await says(page, "#lines", "shapes · normal2")
     task = details_of(State.RUNNING).task
+    gateway.tasks.queued_high = 7
     gateway.tasks.news.put_nowait(task)
     await says(page, "#tasks", "on a board")
-    gateway.tasks.news.put_nowait(replace(task, state=State.DELIVERED, revision=10))
+    await says(page, "#lines", "shapes · high7shapes · normal2")
+    gateway.tasks.queued = gateway.tasks.queued_high = 0
+    gateway.tasks.news.put_nowait(replace(task, state=State.DELIVERED, revision=10, priority=Priority.LOW))
     await says(page, "#tasks", "delivered")
+    await says(page, "#tasks", "shapes · low")
+    await says(page, "#no-queue", "Nothing waits")
 
 
 async def test_a_task_manager_that_is_away_is_said_in_words(gateway: GatewayUnderTest, page: Page) -> None:
@@ -454,6 +461,7 @@ async def test_a_task_manager_that_is_away_is_said_in_words(gateway: GatewayUnde
 async def test_a_dropped_picture_becomes_a_task(gateway: GatewayUnderTest, page: Page) -> None:
     await opened(page, gateway.url)
     await says(page, "#model", "shapes")
+    await page.select_option("#priority", "high")
     await page.evaluate(
         """() => { const dropped = new DataTransfer();
         dropped.items.add(new File([new Uint8Array([1, 2, 3])], 'é.jpg', {type: 'image/jpeg'}));
@@ -463,6 +471,7 @@ async def test_a_dropped_picture_becomes_a_task(gateway: GatewayUnderTest, page:
     await says(page, "#try-note", "1 sent")
     (submission,) = gateway.tasks.submitted
     assert (submission.file_name, submission.model, submission.image) == ("é.jpg", "shapes", b"\x01\x02\x03")
+    assert submission.priority is Priority.HIGH
 
 
 # -- for everybody

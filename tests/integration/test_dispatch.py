@@ -8,12 +8,21 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from edgesched import wire
 from edgesched.domain.lifecycle import State
+from edgesched.domain.task import Line, Priority
 from edgesched.ports import PlacementPlan, PlacementRequest
+from edgesched.task_manager import dispatcher
 from edgesched.task_manager.dispatcher import FLEET_PAUSE_S, FULL_MS
 from edgesched.v1 import agent_pb2 as pb
 from edgesched.v1 import types_pb2 as types
-from edgesched.v1.task_manager_pb2 import TASK_STATE_DONE, TASK_STATE_QUEUED
+from edgesched.v1.task_manager_pb2 import (
+    PRIORITY_HIGH,
+    PRIORITY_LOW,
+    TASK_STATE_DONE,
+    TASK_STATE_QUEUED,
+    GetStatsRequest,
+)
 from tests.support.fake_boards import FakeBoard, ListedBoards, circle, fails, keeps_silent, serving
 from tests.support.task_managers import Client, small_jpeg, task_manager
 
@@ -165,6 +174,36 @@ async def test_a_full_fleet_is_not_asked_again_for_each_task_that_joins_the_line
 
     assert len(asked) <= passed_s * 1000 / FULL_MS + 2
     assert len(board.dispatches) == 51
+
+
+async def test_an_urgent_picture_overtakes_a_backlog(tmp_path: Path) -> None:
+    placement = ListedBoards([], window=1)
+    async with serving(FakeBoard("b1")) as board, task_manager(tmp_path, placement) as client:
+        low = [await client.submit(priority=PRIORITY_LOW) for _ in range(20)]
+        high = await client.submit(priority=PRIORITY_HIGH)
+        placement.boards.append(board)
+        for task_id in (*low, high):
+            await client.until(task_id, lambda task: task.state is State.DONE)
+
+    assert [dispatch.task_id for dispatch in board.dispatches] == [high, *low]
+
+
+async def test_a_backlog_of_one_line_beyond_the_memory_holds_up_no_other_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "LINE_CAPACITY", 4)
+    monkeypatch.setattr(dispatcher, "REFILL_BELOW", 2)
+    placement = ListedBoards([], window=1)
+    async with serving(FakeBoard("b1")) as board, task_manager(tmp_path, placement) as client:
+        low = [await client.submit(priority=PRIORITY_LOW) for _ in range(12)]
+        high = [await client.submit(priority=PRIORITY_HIGH) for _ in range(2)]
+        stats = wire.task_stats(await client.stub.GetStats(GetStatsRequest(), timeout=10))
+        placement.boards.append(board)
+        for task_id in (*low, *high):
+            await client.until(task_id, lambda task: task.state is State.DONE)
+
+    assert stats.queued == {Line("shapes", Priority.LOW): 12, Line("shapes", Priority.HIGH): 2}
+    assert [dispatch.task_id for dispatch in board.dispatches] == [high[0], low[0], high[1], *low[1:]]
 
 
 # --- links that break ---

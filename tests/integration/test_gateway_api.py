@@ -14,7 +14,7 @@ import pytest
 from edgesched import rest
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import Task, TaskDetails, TaskFilter, TaskId
+from edgesched.domain.task import Priority, Task, TaskDetails, TaskFilter, TaskId
 from edgesched.ports import Asker, FinishedSample, PlacementPlan
 from gateway.app import MAX_BODY_BYTES
 from tests.support.fleets import in_flight, request, task
@@ -265,6 +265,7 @@ DETAILS = TaskDetails(
         device_id=None,
         failed_attempts=0,
         last_error=None,
+        priority=Priority.NORMAL,
     ),
     attempts=(),
     result=None,

@@ -73,7 +73,7 @@ async def test_a_reader_first_learns_what_there_is(gateway: GatewayUnderTest) ->
         await gateway.register("rk-1", port)
         async with listening_to(gateway) as listener:
             hello = await listener.next("hello")
-    assert hello["counts"]["queue"] == {"shapes": 2}
+    assert hello["counts"]["queue"] == [{"model": "shapes", "priority": "normal", "tasks": 2}]
     states = hello["counts"]["states"]
     assert (states["queued"], states["failed"]) == (2, 0)
     assert [entry["device"]["device_id"] for entry in hello["devices"]] == ["rk-1"]

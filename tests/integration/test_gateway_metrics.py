@@ -48,7 +48,7 @@ async def test_tasks_devices_and_delivery_are_measured(gateway: GatewayUnderTest
     assert samples["edgesched_task_manager_up"] == {(): 1.0}
     assert samples["edgesched_tasks"][(("state", "queued"),)] == 2.0
     assert samples["edgesched_tasks"][(("state", "failed"),)] == 0.0
-    assert samples["edgesched_queue_depth"] == {(("model", "shapes"),): 2.0}
+    assert samples["edgesched_queue_depth"] == {(("model", "shapes"), ("priority", "normal")): 2.0}
     assert samples["edgesched_undelivered_tasks"] == {(): 3.0}
     assert samples["edgesched_delivery_lag_seconds"] == {(): 1.5}
     assert samples["edgesched_ledger_commits_total"] == {(): 4.0}

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from edgesched.domain.detection import Detection
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import AttemptId, Result, Task, TaskDetails, TaskId, Timings
+from edgesched.domain.task import AttemptId, Priority, Result, Task, TaskDetails, TaskId, Timings
 from edgesched.errors import IllegalTransition, NotKnown, Overloaded
 from gateway.app import listening
 from gateway.problems import problems
@@ -41,6 +41,7 @@ TASK = Task(
     device_id=None,
     failed_attempts=0,
     last_error=None,
+    priority=Priority.NORMAL,
 )
 RESULT = Result(detections=(DETECTION,), width=64, height=48, timings=Timings())
 DONE = TaskDetails(task=TASK, attempts=(), result=RESULT)
@@ -72,12 +73,14 @@ async def upload(gateway: GatewayUnderTest, *files: tuple[str, bytes], **fields:
 
 async def test_every_file_of_a_form_becomes_a_task(gateway: GatewayUnderTest) -> None:
     files = [("a.jpg", PICTURE), ("b.jpg", PICTURE + b"x")]
-    answer = await upload(gateway, *files, model="shapes", receiver_url="http://h:8888", client_id="me")
+    answer = await upload(
+        gateway, *files, model="shapes", receiver_url="http://h:8888", client_id="me", priority="high"
+    )
     assert answer.status == 201
     assert [(r["file_name"], r["task_id"]) for r in answer.body["results"]] == [("a.jpg", "new-1"), ("b.jpg", "new-2")]
     first, second = gateway.tasks.submitted
     assert (first.model, first.file_name, first.image, first.client_id) == ("shapes", "a.jpg", PICTURE, "me")
-    assert (first.receiver_url, first.remaining_ms) == ("http://h:8888", None)
+    assert (first.receiver_url, first.remaining_ms, first.priority) == ("http://h:8888", None, Priority.HIGH)
     assert second.image == PICTURE + b"x"
     assert first.submission_key != second.submission_key
 
@@ -117,6 +120,7 @@ async def test_files_are_answered_one_by_one(gateway: GatewayUnderTest) -> None:
         ({"model": "shapes", "remaining_ms": "soon"}, "remaining_ms"),
         ({"model": "shapes", "remaining_ms": "0"}, "remaining_ms"),
         ({"model": "m" * 100}, "model"),
+        ({"model": "shapes", "priority": "urgent"}, "priority"),
         ({"model": "shapes", "receiver": "http://h"}, "'receiver'; did you mean 'receiver_url'?"),
         ({"model": "shapes", "client_id": "c" * 200}, "client_id"),
     ],

@@ -342,8 +342,10 @@ async def test_the_command_sends_a_directory_and_notes_each_acknowledgement(
     directory = make_pictures(tmp_path / "pictures", 5)
     noted = tmp_path / "acknowledged.jsonl"
     arguments = ("-P", server.port, "-D", directory, "-n", 9, "-w", 2, "--no-receiver", "--acknowledged", noted)
+    arguments += ("--priority", "low")
     code, out, err = await run_send_pic(tmp_path, *arguments)
     assert (code, err) == (0, "")
+    assert {request.priority for request in server.fake.received} == {pb.PRIORITY_LOW}
     assert "holds 5 pictures, fewer than --max: all are sent" in out
     assert "sent 5 of 5 pictures, refused 0" in out
     lines = [json.loads(line) for line in noted.read_text().splitlines()]

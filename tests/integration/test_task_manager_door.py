@@ -74,11 +74,13 @@ async def test_infer_of_a_task_that_fails_says_why(
 async def test_a_refused_picture_gets_its_own_reply_and_the_stream_goes_on(tmp_path: Path) -> None:
     async with task_manager(tmp_path, NOBODY) as client:
         wanted = [submission(tag=7), submission(tag=8, image=b"no picture"), submission(tag=9)]
+        wanted.insert(1, submission(tag=6, priority=17))
         messages = [pb.SubmitRequests(requests=wanted[:2]), pb.SubmitRequests(requests=wanted[2:])]
         answers = client.stub.SubmitStream(iter(messages), timeout=10)
         replies = {reply.tag: reply async for message in answers for reply in message.replies}
 
-    assert sorted(replies) == [7, 8, 9]
+    assert sorted(replies) == [6, 7, 8, 9]
+    assert "priority 17 is not known" in replies[6].refusal.message
     assert replies[7].task_id
     assert replies[9].task_id not in ("", replies[7].task_id)
     assert replies[8].refusal.status_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
@@ -100,6 +102,7 @@ async def test_a_refused_picture_gets_its_own_reply_and_the_stream_goes_on(tmp_p
         ({"receiver_url": "ftp://host"}, grpc.StatusCode.INVALID_ARGUMENT, "http://"),
         ({"receiver_url": "http://"}, grpc.StatusCode.INVALID_ARGUMENT, "http://"),
         ({"receiver_url": "http://a b/"}, grpc.StatusCode.INVALID_ARGUMENT, "http://"),
+        ({"priority": 4}, grpc.StatusCode.INVALID_ARGUMENT, "it is low, normal or high"),
         ({"remaining_ms": 0}, grpc.StatusCode.INVALID_ARGUMENT, "remaining_ms"),
         ({"remaining_ms": 2**64 - 1}, grpc.StatusCode.INVALID_ARGUMENT, "remaining_ms"),
     ],

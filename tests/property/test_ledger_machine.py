@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from edgesched.domain.detection import digest
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import LABELLED_STATES, OPEN_STATES, TRANSITIONS, Event, State
-from edgesched.domain.task import AttemptId, FailureKind, TaskFilter, TaskId
+from edgesched.domain.task import AttemptId, FailureKind, Line, Priority, TaskFilter, TaskId
 from edgesched.errors import EdgeSchedError
 from edgesched.ledger.audit import LedgerFile
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
@@ -30,6 +30,7 @@ ALL = 10_000
 
 digests = st.sampled_from(["d" * 64, "e" * 64])
 deadlines = st.sampled_from([None, 0, 100])
+priorities = st.sampled_from(Priority)
 attempts = st.sampled_from(["current", "current", "current", "", "0", "1", "2", "another task's"])
 devices = st.sampled_from([DeviceId("atlas-1"), DeviceId("orin-1"), DeviceId("orin-2"), None])
 steps = st.integers(0, 9)  # which of the events that are legal now
@@ -98,14 +99,16 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def accept_some(self) -> None:
         for number in range(2):
-            self.accept([(number, "d" * 64, True, None)])
+            self.accept([(number, "d" * 64, True, None, Priority.NORMAL)])
 
     @rule(
         wanted=st.lists(
-            st.tuples(st.integers(0, MAX_TASKS - 1), digests, st.booleans(), deadlines), min_size=1, max_size=3
+            st.tuples(st.integers(0, MAX_TASKS - 1), digests, st.booleans(), deadlines, priorities),
+            min_size=1,
+            max_size=3,
         )
     )
-    def accept(self, wanted: list[tuple[int, str, bool, int | None]]) -> None:
+    def accept(self, wanted: list[tuple[int, str, bool, int | None, Priority]]) -> None:
         tasks = [
             new_task(
                 key=f"k{key}",
@@ -113,8 +116,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 receiver_url=RECEIVER if wants_delivery else None,
                 deadline_ms=deadline_ms,
                 size_bytes=10**key,
+                priority=priority,
             )
-            for key, image_digest, wants_delivery, deadline_ms in wanted
+            for key, image_digest, wants_delivery, deadline_ms, priority in wanted
         ]
         (answers,) = self.both(lambda ledger: ledger.accept_many(tasks))
         for answer in answers:
@@ -172,9 +176,9 @@ class LedgerMachine(RuleBasedStateMachine):
         (answers,) = self.both(lambda ledger: ledger.expire_due())
         assert all(answer.task.state is State.EXPIRED for answer in answers)
 
-    @rule(limit=st.integers(0, 3), after_seq=st.integers(0, 5))
-    def claim(self, limit: int, after_seq: int) -> None:
-        self.both(lambda ledger: ledger.claim(limit=limit, after_seq=after_seq))
+    @rule(priority=priorities, limit=st.integers(0, 3), after_seq=st.integers(0, 5))
+    def claim(self, priority: Priority, limit: int, after_seq: int) -> None:
+        self.both(lambda ledger: ledger.claim(Line("shapes", priority), limit=limit, after_seq=after_seq))
 
     @rule(age_ms=st.sampled_from([0, 100]), keep_bytes=st.sampled_from([0, 1_000, 10**9]), limit=st.integers(1, 3))
     def retire_images(self, age_ms: int, keep_bytes: int, limit: int) -> None:
@@ -218,6 +222,7 @@ class LedgerMachine(RuleBasedStateMachine):
         (totals,) = self.both(lambda ledger: ledger.totals())
         assert sum(totals.live.values()) + sum(totals.retired.values()) == totals.accepted
         assert totals.live == self.run(self.sqlite.counts())
+        assert self.sqlite.queued() == self.memory.queued()
 
     @invariant()
     def labels_have_exactly_one_winner(self) -> None:

@@ -18,7 +18,9 @@ from edgesched.domain.device import DeviceId
 from edgesched.domain.durations import Durations
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import (
+    Line,
     ModelFacts,
+    Priority,
     Submission,
     Task,
     TaskCounts,
@@ -62,6 +64,7 @@ class CannedTasks:
         self.refusal: EdgeSchedError | None = None  # of the next command or submission
         self.news: asyncio.Queue[Task] = asyncio.Queue()
         self.queued = 2
+        self.queued_high = 0
         self.model_names: Sequence[str] = ("shapes",)
         self.undelivered = 0
         self.oldest_undelivered_ms = 1_500.0
@@ -86,12 +89,18 @@ class CannedTasks:
     async def counts(self) -> TaskCounts:
         self._check()
         failed = sum(details.task.state is State.FAILED for details in self.details.values())
-        return {State.QUEUED: self.queued, State.DONE: 5} | ({State.FAILED: failed} if failed else {})
+        return {State.QUEUED: self.queued + self.queued_high, State.DONE: 5} | (
+            {State.FAILED: failed} if failed else {}
+        )
 
     async def stats(self) -> TaskStats:
         return TaskStats(
             counts=await self.counts(),
-            next_in_line={"shapes": self.queued},
+            queued={
+                Line("shapes", priority): tasks
+                for priority, tasks in ((Priority.NORMAL, self.queued), (Priority.HIGH, self.queued_high))
+                if tasks
+            },
             open_bytes=20,
             undelivered=self.undelivered,
             oldest_undelivered_ms=self.oldest_undelivered_ms if self.undelivered else None,

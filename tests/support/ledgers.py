@@ -13,7 +13,9 @@ from edgesched.domain.task import (
     Failure,
     FailureKind,
     ImageRef,
+    Line,
     NewTask,
+    Priority,
     Result,
     Task,
     TaskId,
@@ -22,6 +24,7 @@ from edgesched.domain.task import (
 from edgesched.ledger.base import Applied, Ledger, LedgerEvent
 
 RECEIVER = "http://127.0.0.1:8888"
+LINE = Line("shapes", Priority.NORMAL)  # where new_task() waits
 BOARD = DeviceId("rk3588-1")
 
 _numbers = count(1)
@@ -47,6 +50,7 @@ def new_task(
     size_bytes: int = 1_000,
     receiver_url: str | None = None,
     deadline_ms: int | None = None,
+    priority: Priority = Priority.NORMAL,
 ) -> NewTask:
     number = next(_numbers)
     return NewTask(
@@ -60,6 +64,7 @@ def new_task(
         size_bytes=size_bytes,
         receiver_url=receiver_url,
         deadline_ms=deadline_ms,
+        priority=priority,
     )
 
 

@@ -12,7 +12,17 @@ import pytest
 from edgesched.domain.detection import Detection, as_json, text_lines
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import Attempt, AttemptId, Failure, FailureKind, ImageRef, Task, TaskDetails, TaskId
+from edgesched.domain.task import (
+    Attempt,
+    AttemptId,
+    Failure,
+    FailureKind,
+    ImageRef,
+    Priority,
+    Task,
+    TaskDetails,
+    TaskId,
+)
 from tests.chaos.checks import (
     check_acknowledged,
     check_attempts,
@@ -61,6 +71,7 @@ def delivered(task_id: str = "t1", file_name: str = "a.jpg", *attempts: Attempt)
         device_id=DeviceId("orin-1"),
         failed_attempts=0,
         last_error=None,
+        priority=Priority.NORMAL,
     )
     return TaskDetails(task=task, attempts=attempts or (attempt("w1"),), result=None)
 

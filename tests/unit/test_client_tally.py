@@ -5,7 +5,7 @@ from client.submitter import Acknowledged, Refused
 from client.tally import Tally
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import Task, TaskId
+from edgesched.domain.task import Priority, Task, TaskId
 
 
 def picture(name: str) -> Picture:
@@ -35,6 +35,7 @@ def task(task_id: str, state: State, *, took_ms: int = 0, last_error: str | None
         device_id=DeviceId("d"),
         failed_attempts=0,
         last_error=last_error,
+        priority=Priority.NORMAL,
     )
 
 

@@ -14,7 +14,7 @@ from edgesched.errors import StartupError, StorageFailed
 from edgesched.ledger import sqlite, writer
 from edgesched.ledger.database import SCHEMA_VERSION, Durability, LogFile
 from edgesched.ledger.sqlite import SqliteLedger
-from tests.support.ledgers import RECEIVER, SetClock, accepted, applied, done, failed, new_task, sent_out
+from tests.support.ledgers import LINE, RECEIVER, SetClock, accepted, applied, done, failed, new_task, sent_out
 
 CLOCK = SetClock()
 
@@ -70,7 +70,7 @@ async def test_claiming_makes_tasks_of_an_earlier_owner_ours(path: Path) -> None
         for _ in range(3):
             await accepted(ledger)
     async with SqliteLedger.opened(path, now_ms=CLOCK.now_ms, durability="process") as ledger:
-        assert len(await ledger.claim(limit=2)) == 2
+        assert len(await ledger.claim(LINE, limit=2)) == 2
     with contextlib.closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT owner_epoch FROM task ORDER BY seq").fetchall()
     assert rows == [(2,), (2,), (1,)]

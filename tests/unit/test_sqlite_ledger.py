@@ -20,6 +20,7 @@ from edgesched.ledger.group import RowCache
 from edgesched.ledger.sqlite import SqliteLedger
 from edgesched.ledger.transition import new_row
 from tests.support.ledgers import (
+    LINE,
     RECEIVER,
     SetClock,
     about,
@@ -111,7 +112,11 @@ async def test_a_call_that_returned_can_be_read(ledger: SqliteLedger) -> None:
 async def test_an_older_owner_can_read_and_not_write(ledger: SqliteLedger, path: Path, clock: CountingClock) -> None:
     task = await accepted(ledger)
     async with SqliteLedger.opened(path, now_ms=clock.now_ms, durability="process") as newer:
-        for refused in (accepted(ledger), ledger.apply_many([sent_out(task.task_id, "a")]), ledger.claim(limit=1)):
+        for refused in (
+            accepted(ledger),
+            ledger.apply_many([sent_out(task.task_id, "a")]),
+            ledger.claim(LINE, limit=1),
+        ):
             with pytest.raises(StaleEpoch):
                 await refused
         with pytest.raises(StaleEpoch):

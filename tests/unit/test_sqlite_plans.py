@@ -14,7 +14,7 @@ from edgesched.domain.task import AttemptId, TaskFilter, TaskId
 from edgesched.ledger import reader, retention
 from edgesched.ledger.database import open_for_writing
 from edgesched.ledger.group import Command, Group, RowCache
-from tests.support.ledgers import about, finished, new_task, sent_out
+from tests.support.ledgers import LINE, about, finished, new_task, sent_out
 
 TASK = TaskId("t")
 
@@ -45,7 +45,7 @@ def details(group: Group) -> None:
 
 QUERIES: dict[str, Callable[[Group], object]] = {
     "whole life": whole_life,
-    "claim": lambda g: g.claim(limit=10, after_seq=3),
+    "claim": lambda g: g.claim(LINE, limit=10, after_seq=3),
     "expire_due": lambda g: g.expire_due(limit=10),
     "retire_images": lambda g: retention.retire_images(g, settled_before_ms=10, keep_bytes=0, limit=10),
     "retire_tasks": lambda g: retention.retire_tasks(g, settled_before_ms=10, keys_before_ms=9, limit=10),

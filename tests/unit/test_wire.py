@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgesched import wire
-from edgesched.domain.task import Submission, Timings
+from edgesched.domain.task import Priority, Submission, Timings
 from edgesched.v1 import types_pb2 as types
 
 
@@ -32,5 +32,6 @@ def test_a_submission_is_read_as_it_was_written() -> None:
         remaining_ms=None,
     )
     whole = replace(plain, receiver_url="http://127.0.0.1:8888", remaining_ms=5, traceparent="00-ab-cd-01")
+    whole = replace(whole, priority=Priority.HIGH)
     for submission in (plain, whole):
         assert wire.submission(wire.submission_to_pb(submission)) == submission
