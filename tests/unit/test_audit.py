@@ -300,7 +300,7 @@ BREAKAGES: dict[str, tuple[Breakage, set[tuple[str, str | None]]]] = {
         {("file", None)},
     ),
     "a table has got another column": (
-        sql("ALTER TABLE task ADD COLUMN priority INTEGER"),
+        sql("ALTER TABLE task ADD COLUMN colour INTEGER"),
         {("schema", None)},
     ),
 }
