@@ -114,8 +114,9 @@ def command(
     """Send pictures to be labelled.
 
     A run that was interrupted (Ctrl-C, a crash, a power cut) is resumed by the same command within 7 days: no picture
-    is labelled twice. Pictures that changed since are new ones, and so is everything for another task manager, model
-    or receiver. Once a run has completed (with --wait: once every task has ended), the same command sends all anew.
+    is labelled twice, and those that were accepted keep their priority and deadline. Pictures that changed since are
+    new ones, and so is everything for another task manager, model or receiver. Once a run has completed (with --wait:
+    once every task has ended), the same command sends all anew.
 
     Exit code: 0 all were accepted (with --wait: and labelled), 1 not all, 2 nothing could be started, 130 interrupted.
     """

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from edgesched.domain.command import Command, CommandId, Verb
 from edgesched.domain.detection import Detection
 from edgesched.domain.device import Device, DeviceId, DeviceProfile, DeviceState, Telemetry
-from edgesched.domain.task import AttemptId, ModelFacts, Task, TaskDetails, TaskId, TaskPage
+from edgesched.domain.task import AttemptId, ModelFacts, Priority, Task, TaskDetails, TaskId, TaskPage, TaskStats
 from edgesched.errors import InvalidInput, nearest, plain
 from edgesched.ports import PlacementPlan, PlacementRequest
 
@@ -312,6 +312,21 @@ class ModelList(Body):
     models: tuple[ModelEntry, ...]
 
 
+class QueueLine(Body):
+    """Queued tasks of one model and priority."""
+
+    model: str
+    priority: Priority
+    tasks: int
+
+
+def queue_of(stats: TaskStats) -> tuple[QueueLine, ...]:
+    """By model, the highest priority first."""
+    rank = list(Priority).index
+    lines = sorted(stats.queued.items(), key=lambda item: (item[0].model, -rank(item[0].priority)))
+    return tuple(QueueLine(model=line.model, priority=line.priority, tasks=tasks) for line, tasks in lines)
+
+
 class Wire(Generic[T]):
     """JSON bytes <-> one type."""
 
@@ -351,6 +366,7 @@ DEVICE_ENTRY: Wire[DeviceEntry] = Wire(DeviceEntry)
 DEVICE_LIST: Wire[DeviceList] = Wire(DeviceList)
 TASK: Wire[Task] = Wire(Task)
 TASK_PAGE: Wire[TaskPage] = Wire(TaskPage)
+QUEUE: Wire[tuple[QueueLine, ...]] = Wire(tuple[QueueLine, ...])
 TASK_DETAILS: Wire[TaskDetails] = Wire(TaskDetails)
 LABEL_CHANGES: Wire[LabelChanges] = Wire(LabelChanges)
 LABELLED_PICTURE: Wire[LabelledPicture] = Wire(LabelledPicture)

@@ -403,6 +403,7 @@ def list_request(filter_: TaskFilter, *, limit: int, cursor: int | None) -> tm.L
         model=filter_.model,
         client_id=filter_.client_id,
         device_id=filter_.device_id,
+        priority=_PRIORITY_TO_PB[filter_.priority] if filter_.priority else None,
         page_size=limit,
         cursor=cursor,
     )
@@ -414,6 +415,7 @@ def list_filter(message: tm.ListTasksRequest) -> TaskFilter:
         model=message.model if message.HasField("model") else None,
         client_id=message.client_id if message.HasField("client_id") else None,
         device_id=DeviceId(message.device_id) if message.HasField("device_id") else None,
+        priority=priority(message.priority) if message.HasField("priority") else None,
     )
 
 

@@ -119,7 +119,8 @@ def make_placement(
 
 
 def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
-    hub = EventHub(gateway.registry, gateway.fleet, tasks, gateway.activity)
+    health = Health(gateway.fleet, tasks, gateway.rivals)
+    hub = EventHub(gateway.registry, gateway.fleet, tasks, gateway.activity, problems=health.problems)
     metrics = Metrics(gateway.fleet, tasks, gateway.activity)
     gateway.placement.observers += (metrics.observe,)
     routes = (
@@ -130,7 +131,7 @@ def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
         *Tasks(tasks, Uploads(tasks), Sender()).routes(),
         *Models(tasks, gateway.registry).routes(),
         *Events(hub, gateway.activity).routes(),
-        *Health(gateway.fleet, tasks, gateway.rivals).routes(),
+        *health.routes(),
         *LinkProbe().routes(),
         *metrics.routes(),
     )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from edgesched import rest
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 COUNT_EVERY_TICKS = 2
 LOOK_FOR_SILENCE_EVERY_TICKS = 2
+LOOK_FOR_PROBLEMS_EVERY_TICKS = 4
 MAX_TASKS_PER_TICK = 100
 """The newest ones; `omitted` counts the others. More than this in half a second nobody reads."""
 
@@ -82,12 +83,22 @@ class EventHub:
     """Gathers while somebody reads, and hands the same bytes to everybody."""
 
     def __init__(
-        self, registry: Registry, fleet: Fleet, tasks: TaskQueries, activity: Activity, *, tick_s: float = TICK_S
+        self,
+        registry: Registry,
+        fleet: Fleet,
+        tasks: TaskQueries,
+        activity: Activity,
+        *,
+        problems: Callable[[], Awaitable[Sequence[str]]],
+        tick_s: float = TICK_S,
     ) -> None:
+        """problems: what /health says is wrong."""
         self._registry = registry
         self._fleet = fleet
         self._tasks = tasks
         self._activity = activity
+        self._look_for_problems = problems
+        self._problems: Sequence[str] | None = None  # as all readers know them; None: some may not
         self._tick_s = tick_s
         self._readers: set[Reader] = set()
         self._gathering: asyncio.Task[None] | None = None
@@ -149,6 +160,8 @@ class EventHub:
                 self._send_points()
                 if tick % COUNT_EVERY_TICKS == 0:
                     await self._send_counts()
+                if tick % LOOK_FOR_PROBLEMS_EVERY_TICKS == 0:
+                    await self._send_problems()
 
     async def _stop(self) -> None:
         gathering, self._gathering = self._gathering, None
@@ -222,6 +235,12 @@ class EventHub:
             self._are_counts_old = False
             self._publish("counts", _counts_json(stats))
 
+    async def _send_problems(self) -> None:
+        problems = await self._look_for_problems()
+        if problems != self._problems:
+            self._problems = problems
+            self._publish("problems", json.dumps({"problems": problems}).encode())
+
     def _publish(self, event: str, data: bytes) -> None:
         whole = frame(event, data)
         for reader in tuple(self._readers):
@@ -231,12 +250,14 @@ class EventHub:
         counts: bytes = b"null"
         with contextlib.suppress(PeerUnavailable):
             counts = _counts_json(await self._tasks.stats())
+        problems = json.dumps(await self._look_for_problems()).encode()
+        self._problems = None
         entries: Sequence[rest.DeviceEntry] = self._fleet.entries()
         history = rest.Wire[tuple[ActivityPoint, ...]](tuple[ActivityPoint, ...]).dump(tuple(self._activity.history()))
-        return b'{"counts":%b,"devices":%b,"activity":%b}' % (counts, ENTRIES.dump(tuple(entries)), history)
+        known = (counts, ENTRIES.dump(tuple(entries)), history, problems)
+        return b'{"counts":%b,"devices":%b,"activity":%b,"problems":%b}' % known
 
 
 def _counts_json(stats: TaskStats) -> bytes:
     states = {state.value: stats.counts.get(state, 0) for state in State}
-    queue = [{"model": line.model, "priority": line.priority, "tasks": n} for line, n in sorted(stats.queued.items())]
-    return json.dumps({"states": states, "queue": queue}).encode()
+    return b'{"states":%b,"queue":%b}' % (json.dumps(states).encode(), rest.QUEUE.dump(rest.queue_of(stats)))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgesched.domain.task import Priority
+
 if TYPE_CHECKING:
     from edgesched.domain.task import Task, TaskDetails
 
@@ -30,6 +32,7 @@ def list_tasks(
     state: Annotated[str | None, typer.Option("--state", help="Only tasks in this state, like failed.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only tasks of this model.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="Only tasks that went to this device.")] = None,
+    priority: Annotated[Priority | None, typer.Option("--priority", help="Only tasks of this priority.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many, newest first.")] = 20,
     host: Host = "127.0.0.1",
     port: Port = 9999,
@@ -46,7 +49,7 @@ def list_tasks(
     if state is not None and state not in set(State):
         fail(f"there is no state {state!r}; there are: {', '.join(State)}")
     device_id = DeviceId(device) if device else None
-    filter_ = TaskFilter(state=State(state) if state else None, model=model, device_id=device_id)
+    filter_ = TaskFilter(state=State(state) if state else None, model=model, device_id=device_id, priority=priority)
     reply = _ask(host, port, "ListTasks", wire.list_request(filter_, limit=limit, cursor=None))
     tasks = wire.task_page(reply).tasks
     if as_json:
@@ -149,12 +152,12 @@ def _print_tasks(tasks: tuple[Task, ...]) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("task", no_wrap=True)  # to be copied into `tasks show`
-    for column in ("file", "model", "state", "device", "failures", "accepted"):
+    for column in ("file", "model", "priority", "state", "device", "failures", "accepted"):
         table.add_column(column, overflow="fold")
     for task in tasks:
         state = f"[{STYLES[task.state]}]{task.state}[/]" if task.state in STYLES else str(task.state)
-        cells = [task.task_id, task.file_name, task.model, state, task.device_id or "-", str(task.failed_attempts)]
-        table.add_row(*cells, _clock(task.created_at_ms))
+        cells = [task.task_id, task.file_name, task.model, task.priority, state, task.device_id or "-"]
+        table.add_row(*cells, str(task.failed_attempts), _clock(task.created_at_ms))
     console = Console(emoji=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edgesched.domain.lifecycle import State
     from edgesched.domain.task import Task
-    from edgesched.rest import DeviceEntry
+    from edgesched.rest import DeviceEntry, QueueLine
 
 TASKS_SHOWN = 10
 HEADINGS = 5
@@ -33,6 +33,7 @@ class Look:
 
     devices: tuple[DeviceEntry, ...]
     counts: Mapping[State, int] | None  # None: the task manager does not answer
+    queue: tuple[QueueLine, ...]
     tasks: tuple[Task, ...]
 
 
@@ -88,15 +89,16 @@ def _look(url: str) -> Look:
 
     from edgesched.domain.lifecycle import State
     from edgesched.errors import PeerUnavailable
-    from edgesched.rest import DEVICE_LIST, TASK_PAGE, Wire
+    from edgesched.rest import DEVICE_LIST, QUEUE, TASK_PAGE, Wire
 
     devices = DEVICE_LIST.parse(call(url, "GET", "/devices")).devices
     try:
         counts = Wire[Mapping[State, int]](Mapping[State, int]).parse(call(url, "GET", "/tasks/counts"))
+        queue = QUEUE.parse(call(url, "GET", "/tasks/queue"))
         tasks = tuple(TASK_PAGE.parse(call(url, "GET", f"/tasks?limit={TASKS_SHOWN}")).tasks)
     except PeerUnavailable:
-        return Look(devices=devices, counts=None, tasks=())
-    return Look(devices=devices, counts=counts, tasks=tasks)
+        return Look(devices=devices, counts=None, queue=(), tasks=())
+    return Look(devices=devices, counts=counts, queue=queue, tasks=tasks)
 
 
 def _drawn(look: Look, trouble: str | None, height: int | None = None) -> Group:
@@ -104,7 +106,7 @@ def _drawn(look: Look, trouble: str | None, height: int | None = None) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    ready = sum(entry.device.state == "ready" for entry in look.devices)
+    ready = sum(entry.device.state == "ready" and not entry.device.is_cordoned for entry in look.devices)
     rates = [entry.pictures_per_s for entry in look.devices if entry.pictures_per_s is not None]
     rate = f"{sum(rates):.1f} pictures/s" if rates else "no rate yet"
     parts: list[Text | Table] = [Text(f"{ready} of {len(look.devices)} devices ready    {rate}", style="bold")]
@@ -115,6 +117,9 @@ def _drawn(look: Look, trouble: str | None, height: int | None = None) -> Group:
     else:
         open_ones = "    ".join(f"{state.value} {count}" for state, count in look.counts.items() if count)
         parts.append(Text(open_ones or "no task"))
+    if look.queue:
+        lines = "    ".join(f"{line.model} {line.priority} {line.tasks}" for line in look.queue)
+        parts.append(Text(f"in line: {lines}"))
     most = None if height is None else max(1, height - len(parts) - len(look.tasks) - HEADINGS)
     parts += [Text(), _devices(look.devices, most), Text(), _tasks(look.tasks)]
     return Group(*parts)
@@ -178,9 +183,10 @@ def _number(value: float | None, shape: str) -> str:
 def _print_json(look: Look) -> None:
     import json
 
-    from edgesched.rest import DEVICE_ENTRY, TASK
+    from edgesched.rest import DEVICE_ENTRY, QUEUE, TASK
 
     counts = None if look.counts is None else {state.value: count for state, count in look.counts.items()}
     devices = [json.loads(DEVICE_ENTRY.dump(entry)) for entry in look.devices]
     tasks = [json.loads(TASK.dump(task)) for task in look.tasks]
-    print(json.dumps({"devices": devices, "counts": counts, "tasks": tasks}))
+    queue = json.loads(QUEUE.dump(look.queue))
+    print(json.dumps({"devices": devices, "counts": counts, "queue": queue, "tasks": tasks}))

@@ -165,6 +165,7 @@ class TaskFilter:
     model: str | None = None
     client_id: str | None = None
     device_id: DeviceId | None = None  # the one that it was sent to last
+    priority: Priority | None = None
 
 
 @fact

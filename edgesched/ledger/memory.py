@@ -159,6 +159,7 @@ class MemoryLedger:
             and filter_.model in (None, task.model)
             and filter_.client_id in (None, task.client_id)
             and filter_.device_id in (None, task.device_id)
+            and filter_.priority in (None, task.priority)
         ]
         tasks = tuple(self._first(limit, fitting))
         return TaskPage(tasks=tasks, next_cursor=tasks[-1].seq if tasks and len(fitting) > len(tasks) else None)

@@ -90,6 +90,7 @@ def page(connection: sqlite3.Connection, filter_: TaskFilter, limit: int, cursor
         "model = ?": filter_.model,
         "+client_id = ?": filter_.client_id,
         "device_id = ?": filter_.device_id,
+        "priority = ?": filter_.priority,
     }
     asked = {text: value for text, value in conditions.items() if value is not None}
     where = " AND ".join(["seq < ?", *asked])

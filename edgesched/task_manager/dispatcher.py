@@ -107,7 +107,7 @@ class Dispatcher:
         if self._is_placement_away:
             return "placement does not answer: is the gateway running?"
         if task.task_id not in self._queue:
-            return f"{self._queue.length(task.line)} tasks are in line before it"
+            return f"at least {self._queue.length(task.line)} tasks are in line before it"
         delay_ms = self._queue.delay_ms(task.task_id, now_ms)
         if delay_ms > 0:
             return f"its next try is due in {delay_ms / 1000:.1f} s"

@@ -7,13 +7,14 @@ they take turns (turns.py).
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from edgesched.domain.device import DeviceId
 from edgesched.domain.task import Line, Priority, Task, TaskId
-from edgesched.task_manager.turns import Turns
+from edgesched.task_manager.turns import Turn, Turns
 
 
 @dataclass(slots=True)
@@ -79,27 +80,22 @@ class TaskQueue:
         They stay in the queue.
         """
         self._release_delayed(now_ms)
-        first: defaultdict[Priority, list[QueuedTask]] = defaultdict(list)
+        heads: list[tuple[Turn, QueuedTask]] = []
         for model in list(self._lines if models is None else models):
             lines = self._lines.get(model, {})
+            of_model: list[tuple[Turn, QueuedTask]] = []
             for priority, heap in list(lines.items()):
-                first[priority] += self._first(heap, per_model)
+                first = self._first(heap, per_model)
+                of_model += zip(
+                    self._turns.next_ones(priority, [entry.task.seq for entry in first]), first, strict=True
+                )
                 if not heap:
                     del lines[priority]
             if not lines:
                 self._lines.pop(model, None)
-        for entries in first.values():
-            entries.sort(key=lambda entry: entry.task.seq)
-        in_turn = self._turns.in_turn(first)
-        if len(first) <= 1:
-            return in_turn
-        left = Counter(dict.fromkeys(self._lines, per_model))
-        heads: list[QueuedTask] = []
-        for entry in in_turn:
-            if left[entry.task.model]:
-                left[entry.task.model] -= 1
-                heads.append(entry)
-        return heads
+            heads += sorted(of_model, key=itemgetter(0))[:per_model]
+        heads.sort(key=itemgetter(0))
+        return [entry for _, entry in heads]
 
     def ahead_of(self, task: Task) -> int:
         """How many tasks of its line were accepted before it and wait as well."""

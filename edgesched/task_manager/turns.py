@@ -10,15 +10,16 @@ to those of low priority: they slow down, and none of them starves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from edgesched.domain.task import Priority
 
-if TYPE_CHECKING:
-    from edgesched.task_manager.queue import QueuedTask
-
 SHARE: Mapping[Priority, int] = {Priority.HIGH: 16, Priority.NORMAL: 4, Priority.LOW: 1}
 """Turns of each, while all of them have tasks that a device could take. The higher ones stand first."""
+
+_RANK = {priority: rank for rank, priority in enumerate(SHARE)}
+
+Turn = tuple[float, int, int]
+"""When it begins, then the priority's rank, then the task's order of acceptance: the least is next."""
 
 
 class Turns:
@@ -26,16 +27,14 @@ class Turns:
         self._now = 0.0
         self._ended_at = dict.fromkeys(SHARE, 0.0)
 
-    def in_turn(self, waiting: Mapping[Priority, Sequence[QueuedTask]]) -> Sequence[QueuedTask]:
-        """Those who would be next, one after the other, if all of them found a device."""
-        if len(waiting) == 1:
-            return next(iter(waiting.values()))
-        order: list[tuple[float, int, int, QueuedTask]] = []
-        for rank, (priority, share) in enumerate(SHARE.items()):
-            begin = max(self._now, self._ended_at[priority])
-            order += [(begin + k / share, rank, k, entry) for k, entry in enumerate(waiting.get(priority, ()))]
-        order.sort(key=lambda item: item[:3])
-        return [entry for *_, entry in order]
+    def next_ones(self, priority: Priority, seqs: Sequence[int]) -> Sequence[Turn]:
+        """The next turns of a priority, one for each of `seqs`, if it had them one after the other.
+
+        Each model's tasks are asked for by themselves: whether those of another one find a device is not known yet, and
+        turns that nobody takes must not hold up anybody.
+        """
+        begin, rank, length = max(self._now, self._ended_at[priority]), _RANK[priority], 1 / SHARE[priority]
+        return [(begin + k * length, rank, seq) for k, seq in enumerate(seqs)]
 
     def take(self, priority: Priority) -> None:
         """A task of that priority got a device."""

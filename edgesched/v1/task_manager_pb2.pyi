@@ -185,20 +185,22 @@ class GetTaskReply(_message.Message):
     def __init__(self, task: _Optional[_Union[Task, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., result: _Optional[_Union[_types_pb2.Result, _Mapping]] = ..., waits_for: _Optional[str] = ...) -> None: ...
 
 class ListTasksRequest(_message.Message):
-    __slots__ = ("state", "model", "client_id", "page_size", "cursor", "device_id")
+    __slots__ = ("state", "model", "client_id", "page_size", "cursor", "device_id", "priority")
     STATE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     state: TaskState
     model: str
     client_id: str
     page_size: int
     cursor: int
     device_id: str
-    def __init__(self, state: _Optional[_Union[TaskState, str]] = ..., model: _Optional[str] = ..., client_id: _Optional[str] = ..., page_size: _Optional[int] = ..., cursor: _Optional[int] = ..., device_id: _Optional[str] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, state: _Optional[_Union[TaskState, str]] = ..., model: _Optional[str] = ..., client_id: _Optional[str] = ..., page_size: _Optional[int] = ..., cursor: _Optional[int] = ..., device_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class ListTasksReply(_message.Message):
     __slots__ = ("tasks", "next_cursor")

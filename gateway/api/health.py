@@ -85,6 +85,12 @@ class Health:
 
     async def report(self, request: web.Request) -> web.Response:
         """200 as long as the gateway runs: what is wrong elsewhere is the content, not the status."""
+        return json_reply(HEALTH.dump(await self.look()))
+
+    async def problems(self) -> Sequence[str]:
+        return (await self.look()).problems
+
+    async def look(self) -> HealthReport:
         entries = self._fleet.entries()
         states = Counter(entry.device.state for entry in entries)
         talking = [entry for entry in entries if entry.device.state is not DeviceState.SILENT]
@@ -99,13 +105,13 @@ class Health:
         try:
             stats = await self._tasks.stats()
             counts = stats.counts
-            problems += _of_idle_fleet(counts.get(State.QUEUED, 0), entries)
+            problems += _of_idle_fleet(counts.get(State.QUEUED, 0), entries) or _of_idle_models(stats, entries)
             problems += _of_deliveries(stats)
         except PeerUnavailable as error:
             problems.append(str(error))
         if (rivalry := self._rivals.problem()) is not None:
             problems.append(rivalry)
-        report = HealthReport(
+        return HealthReport(
             status="degraded" if problems else "ok",
             version=__version__,
             devices={state: states[state] for state in DeviceState},
@@ -115,7 +121,6 @@ class Health:
             problems=problems,
             warnings=[f"{entry.device.device_id}: {warning}" for entry in talking for warning in entry.warnings],
         )
-        return json_reply(HEALTH.dump(report))
 
     async def answer(self, request: web.Request) -> web.Response:
         """The gateway needs nobody else to take registrations and to place: once it listens, it is ready."""
@@ -132,6 +137,21 @@ def _of_idle_fleet(queued: int, entries: Sequence[rest.DeviceEntry]) -> Sequence
     if CORDONED in standings or DRAINING in standings:
         mend = "give one work again with `edgesched devices uncordon`, or " + mend
     return (f"{queued} queued tasks wait and no device takes work ({listed}): {mend}",)
+
+
+def _of_idle_models(stats: TaskStats, entries: Sequence[rest.DeviceEntry]) -> Sequence[str]:
+    """Some devices take work, but none that can run a model of which tasks wait."""
+    at_work = [entry for entry in entries if _standing(entry) is DeviceState.READY]
+    able = {model for entry in at_work for model in entry.device.models}
+    queued: Counter[str] = Counter()
+    for line, tasks in stats.queued.items():
+        queued[line.model] += tasks
+    return [
+        f"{tasks} queued tasks of model {model} wait and no device that takes work can run it: add its build to a "
+        "board (docs/models.md), give a board that has it work again, or cancel them with `edgesched tasks cancel`"
+        for model, tasks in sorted(queued.items())
+        if at_work and model not in able
+    ]
 
 
 def _standing(entry: rest.DeviceEntry) -> str:

@@ -13,7 +13,7 @@ from edgesched import rest
 from edgesched.domain.detection import text_lines
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import LABELLED_STATES, State
-from edgesched.domain.task import Task, TaskDetails, TaskFilter, TaskId
+from edgesched.domain.task import Priority, Task, TaskDetails, TaskFilter, TaskId
 from edgesched.errors import Conflict, NotKnown, nearest
 from edgesched.ports import TaskDesk
 from gateway.routes import LARGEST_NUMBER, Route, asked_of, json_reply, query_of
@@ -34,6 +34,7 @@ class TaskQuery(BaseModel):
     model: Annotated[str | None, Field(max_length=64)] = None
     client_id: Annotated[str | None, Field(max_length=128)] = None
     device_id: Annotated[DeviceId | None, Field(max_length=64, description="that it was sent to last")] = None
+    priority: Priority | None = None
     limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE)] = DEFAULT_PAGE
     cursor: Annotated[int | None, Field(ge=0, le=LARGEST_NUMBER, description="next_cursor of the page before")] = None
 
@@ -88,6 +89,13 @@ class Tasks:
             ),
             Route(
                 method="GET",
+                path="/tasks/queue",
+                handler=self.queue,
+                summary="how many tasks are queued, by model and priority",
+                reply=rest.QUEUE.adapter,
+            ),
+            Route(
+                method="GET",
                 path=one,
                 handler=self.show,
                 summary="a task, its attempts and labels",
@@ -131,12 +139,21 @@ class Tasks:
 
     async def list(self, request: web.Request) -> web.Response:
         query = asked_of(request, TaskQuery)
-        filter_ = TaskFilter(state=query.state, model=query.model, client_id=query.client_id, device_id=query.device_id)
+        filter_ = TaskFilter(
+            state=query.state,
+            model=query.model,
+            client_id=query.client_id,
+            device_id=query.device_id,
+            priority=query.priority,
+        )
         return json_reply(rest.TASK_PAGE.dump(await self._tasks.list(filter_, limit=query.limit, cursor=query.cursor)))
 
     async def counts(self, request: web.Request) -> web.Response:
         counts = await self._tasks.counts()
         return json_reply(TASK_COUNTS.dump({state: counts.get(state, 0) for state in State}))
+
+    async def queue(self, request: web.Request) -> web.Response:
+        return json_reply(rest.QUEUE.dump(rest.queue_of(await self._tasks.stats())))
 
     async def show(self, request: web.Request) -> web.Response:
         return json_reply(rest.TASK_DETAILS.dump(await self._details(request)))

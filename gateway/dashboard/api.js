@@ -23,7 +23,7 @@ export const pictureOf = (taskId) => `${BASE}tasks/${part(taskId)}/picture`;
 
 const REOPEN_MS = 3000;
 const SILENCE_MS = 25_000; // the gateway says "alive" every 10 s if it has nothing else to say
-const EVENTS = ["hello", "devices", "tasks", "counts", "activity", "task_manager_away"];
+const EVENTS = ["hello", "devices", "tasks", "counts", "activity", "problems", "task_manager_away"];
 
 /** Live news for ever. on: event name -> handler of its data; and `up`, `down` of the connection. */
 export function follow(on) {

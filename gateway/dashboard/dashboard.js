@@ -42,6 +42,13 @@ function drawLink() {
   show(node, banner !== null);
 }
 
+/** What /health says is wrong, in its words. */
+function setProblems(problems) {
+  const host = byId("problems");
+  host.replaceChildren(...problems.map((text) => el("li", { textContent: text })));
+  show(host, problems.length > 0);
+}
+
 function say(newLink, newBanner) {
   link = newLink;
   banner = newBanner;
@@ -58,7 +65,8 @@ function back() {
 }
 
 const news = {
-  hello({ counts, devices, activity }) {
+  hello({ counts, devices, activity, problems }) {
+    setProblems(problems);
     say("live", counts ? null : ["away", { reason: "" }]);
     setDevices(devices);
     noteDevices(devices);
@@ -81,6 +89,7 @@ const news = {
     back();
     setCounts(counts);
   },
+  problems: ({ problems }) => setProblems(problems),
   activity(point) {
     addPoint(point);
     drawTiles();

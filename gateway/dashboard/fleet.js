@@ -18,7 +18,8 @@ let areAllShown = false;
 let isUnordered = false;
 
 export const fleetListeners = [];
-export const readyCount = () => [...cards.values()].filter((card) => card.entry.device.state === "ready").length;
+/** How many take work: one that is cordoned or draining takes none. */
+export const readyCount = () => [...cards.values()].filter(({ entry: { device } }) => device.state === "ready" && !device.is_cordoned && !device.is_draining).length;
 export const entryOf = (id) => cards.get(id)?.entry;
 export const deviceCount = () => cards.size;
 

@@ -99,10 +99,7 @@ export async function readTasks() {
     tasks.clear();
     for (const task of page.tasks) tasks.set(task.task_id, task);
     drawTasks();
-    if (!byId("gallery").children.length) {
-      const labelled = page.tasks.filter((task) => LABELLED.includes(task.state)).slice(0, GALLERY);
-      for (const task of labelled.reverse()) await addToGallery(task);
-    }
+    if (!byId("gallery").children.length) await fillGallery();
     show(byId("no-gallery"), !byId("gallery").children.length);
   } catch (error) {
     toast(error.message);
@@ -173,6 +170,12 @@ async function refreshGallery() {
   const task = candidate;
   candidate = null;
   await addToGallery(task);
+}
+
+async function fillGallery() {
+  const pages = await Promise.all(LABELLED.map((state) => call(`tasks?state=${state}&limit=${GALLERY}`)));
+  const newest = pages.flatMap((page) => page.tasks).sort((a, b) => a.seq - b.seq);
+  for (const task of newest.slice(-GALLERY)) await addToGallery(task);
 }
 
 async function addToGallery(task) {

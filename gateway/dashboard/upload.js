@@ -16,8 +16,9 @@ export async function readModels() {
     const { models } = await call("models");
     const select = byId("model");
     const chosen = select.value;
-    select.replaceChildren(...models.map(({ model }) => new Option(model.name, model.name)));
-    if (models.some(({ model }) => model.name === chosen)) select.value = chosen;
+    select.replaceChildren(...models.map(({ model, devices }) => new Option(devices.length ? model.name : t("modelIdle", { model: model.name }), model.name)));
+    const wanted = models.find(({ model }) => model.name === chosen) ?? models.find(({ devices }) => devices.length);
+    if (wanted) select.value = wanted.model.name;
     if (!models.length) note(t("noModel"));
   } catch (error) {
     note(error.message);

@@ -182,6 +182,13 @@ async def test_a_line_is_as_long_as_its_queued_tasks(ledger: Ledger) -> None:
     assert ledger.queued() == {}
 
 
+async def test_tasks_are_listed_by_priority(ledger: Ledger) -> None:
+    low, high = [await accepted(ledger, new_task(priority=p)) for p in (Priority.LOW, Priority.HIGH)]
+    assert (await ledger.list(TaskFilter(priority=Priority.LOW), limit=9, cursor=None)).tasks == (low,)
+    assert (await ledger.list(TaskFilter(priority=Priority.HIGH), limit=9, cursor=None)).tasks == (high,)
+    assert (await ledger.list(TaskFilter(priority=Priority.NORMAL), limit=9, cursor=None)).tasks == ()
+
+
 async def test_a_repeated_submission_keeps_its_priority(ledger: Ledger) -> None:
     first = await accepted(ledger, new_task(key="k", priority=Priority.LOW))
     (again,) = await ledger.accept_many([new_task(key="k", priority=Priority.HIGH)])

@@ -26,6 +26,7 @@ from edgesched.domain.task import (
     Failure,
     FailureKind,
     ImageRef,
+    Line,
     Priority,
     Result,
     Task,
@@ -177,6 +178,8 @@ async def test_a_board_is_seen_live_and_cordoned_with_one_click(gateway: Gateway
         await says(page, f"{card} .facts", f"Pictures/s{UNKNOWN}")  # nobody has said: not 0
         await page.click(f"{card} button:text-is('Cordon')")
         await says(page, f"{card} .state", "cordoned")
+        await says(page, "#tiles", "0/1")
+        await says(page, "#problems", "no device takes work (1 cordoned)")
         assert gateway.parts.fleet.entries()[0].device.is_cordoned
         await page.click(f"{card} button:text-is('Uncordon')")
         await says(page, f"{card} .state", "ready")
@@ -432,11 +435,11 @@ async def test_a_task_that_changes_is_shown_without_asking(gateway: GatewayUnder
     await says(page, "#no-tasks", "edgesched send")
     await says(page, "#lines", "shapes · normal2")
     task = details_of(State.RUNNING).task
-    gateway.tasks.queued_high = 7
+    gateway.tasks.also_queued = {Line("shapes", Priority.HIGH): 7}
     gateway.tasks.news.put_nowait(task)
     await says(page, "#tasks", "on a board")
     await says(page, "#lines", "shapes · high7shapes · normal2")
-    gateway.tasks.queued = gateway.tasks.queued_high = 0
+    gateway.tasks.queued, gateway.tasks.also_queued = 0, {}
     gateway.tasks.news.put_nowait(replace(task, state=State.DELIVERED, revision=10, priority=Priority.LOW))
     await says(page, "#tasks", "delivered")
     await says(page, "#tasks", "shapes · low")

@@ -14,7 +14,7 @@ import pytest
 from edgesched import rest
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import State
-from edgesched.domain.task import Priority, Task, TaskDetails, TaskFilter, TaskId
+from edgesched.domain.task import Line, Priority, Task, TaskDetails, TaskFilter, TaskId
 from edgesched.ports import Asker, FinishedSample, PlacementPlan
 from gateway.app import MAX_BODY_BYTES
 from tests.support.fleets import in_flight, request, task
@@ -274,11 +274,14 @@ DETAILS = TaskDetails(
 
 async def test_tasks_are_listed_with_filters_and_a_cursor(gateway: GatewayUnderTest) -> None:
     gateway.tasks.details = {DETAILS.task.task_id: DETAILS}
-    answer = await gateway.call("GET", "/tasks", state="done", model="shapes", client_id="c", limit=5, cursor=70)
+    answer = await gateway.call(
+        "GET", "/tasks", state="done", model="shapes", client_id="c", priority="low", limit=5, cursor=70
+    )
     assert answer.status == 200
     assert [t["task_id"] for t in answer.body["tasks"]] == ["t-1"]
     assert answer.body["next_cursor"] == 7
-    assert gateway.tasks.asked == [(TaskFilter(state=State.DONE, model="shapes", client_id="c"), 5, 70)]
+    wanted = TaskFilter(state=State.DONE, model="shapes", client_id="c", priority=Priority.LOW)
+    assert gateway.tasks.asked == [(wanted, 5, 70)]
 
 
 async def test_a_list_of_tasks_is_bounded_when_nobody_says_so(gateway: GatewayUnderTest) -> None:
@@ -293,6 +296,13 @@ async def test_one_task_and_the_counts(gateway: GatewayUnderTest) -> None:
     counts = (await gateway.call("GET", "/tasks/counts")).body
     assert (counts["queued"], counts["done"], counts["failed"]) == (2, 5, 0)
     assert set(counts) == set(State)
+    gateway.tasks.also_queued = {Line("shapes", Priority.HIGH): 3, Line("faces", Priority.LOW): 1}
+    queue = (await gateway.call("GET", "/api/v1/tasks/queue")).body
+    assert [(line["model"], line["priority"], line["tasks"]) for line in queue] == [
+        ("faces", "low", 1),
+        ("shapes", "high", 3),
+        ("shapes", "normal", 2),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -355,6 +365,14 @@ async def test_health_is_degraded_while_tasks_wait_and_no_device_takes_work(two_
     two_boards.tasks.queued = 0
     await two_boards.heartbeat("slow")
     assert (await two_boards.call("GET", "/health")).body["status"] == "ok", "nothing waits for them"
+
+
+async def test_health_is_degraded_while_tasks_wait_for_a_model_that_no_device_runs(
+    two_boards: GatewayUnderTest,
+) -> None:
+    two_boards.tasks.also_queued = {Line("rare", Priority.HIGH): 3, Line("rare", Priority.LOW): 4}
+    (problem,) = (await two_boards.call("GET", "/health")).body["problems"]
+    assert problem.startswith("7 queued tasks of model rare wait and no device that takes work can run it")
 
 
 async def test_health_without_devices_says_so(gateway: GatewayUnderTest) -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import TaskId
 from gateway.api.events import Events
+from gateway.api.health import Health
 from gateway.app import Gateway, listening
 from gateway.events import MAX_TASKS_PER_TICK, MAX_WAITING, EventHub, Reader, frame
 from gateway.problems import problems
@@ -77,6 +78,19 @@ async def test_a_reader_first_learns_what_there_is(gateway: GatewayUnderTest) ->
     states = hello["counts"]["states"]
     assert (states["queued"], states["failed"]) == (2, 0)
     assert [entry["device"]["device_id"] for entry in hello["devices"]] == ["rk-1"]
+
+
+async def test_what_is_wrong_is_told_when_it_changes(gateway: GatewayUnderTest) -> None:
+    async with agent_port() as port:
+        await gateway.register("rk-1", port)
+        async with listening_to(gateway) as listener:
+            assert (await listener.next("hello"))["problems"] == []
+            assert (await listener.next("problems"))["problems"] == [], "whoever came before has heard it now"
+            await gateway.call("POST", "/devices/rk-1/cordon")
+            (problem,) = (await listener.next("problems"))["problems"]
+            assert "no device takes work (1 cordoned)" in problem
+            await gateway.call("POST", "/devices/rk-1/uncordon")
+            assert (await listener.next("problems"))["problems"] == []
 
 
 async def test_devices_that_change_fall_silent_or_leave_are_news(gateway: GatewayUnderTest) -> None:
@@ -162,7 +176,9 @@ async def small_gateway(
     tasks: CannedTasks | None = None, **options: Any
 ) -> AsyncIterator[tuple[str, EventHub, Gateway]]:
     async with gateway_parts(ManualClock()) as parts:
-        hub = EventHub(parts.registry, parts.fleet, tasks or CannedTasks(), parts.activity)
+        desk = tasks or CannedTasks()
+        health = Health(parts.fleet, desk, parts.rivals)
+        hub = EventHub(parts.registry, parts.fleet, desk, parts.activity, problems=health.problems)
         app = web.Application(middlewares=[problems])
         for route in Events(hub, parts.activity, **options).routes():
             app.router.add_get(route.path, route.handler)

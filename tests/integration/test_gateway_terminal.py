@@ -156,10 +156,13 @@ async def test_models_are_listed_with_the_devices_that_run_them(gateway: Gateway
 async def test_top_is_one_look_where_no_terminal_is(gateway: GatewayUnderTest) -> None:
     app = app_of(top.command)
     output = (await typed(gateway, app)).output
-    for words in ("1 of 1 devices ready", "queued 2", "rk-1", "rk3588*", "* emulated"):
+    for words in ("1 of 1 devices ready", "queued 2", "in line: shapes normal 2", "rk-1", "rk3588*", "* emulated"):
         assert words in output
     look = json.loads((await typed(gateway, app, "--json")).output)
     assert (look["counts"]["queued"], look["devices"][0]["device"]["device_id"]) == (2, "rk-1")
+    assert look["queue"] == [{"model": "shapes", "priority": "normal", "tasks": 2}]
+    await gateway.call("POST", "/devices/rk-1/cordon")
+    assert "0 of 1 devices ready" in (await typed(gateway, app)).output
     gateway.tasks.is_reachable = False
     assert "the task manager does not answer" in (await typed(gateway, app)).output
     gateway.url = f"http://127.0.0.1:{await closed_port()}"
@@ -169,7 +172,7 @@ async def test_top_is_one_look_where_no_terminal_is(gateway: GatewayUnderTest) -
 async def test_top_is_live_in_a_terminal_and_ends_with_ctrl_c(gateway: GatewayUnderTest) -> None:
     ours, theirs = pty.openpty()
     arguments = ["-m", "edgesched", "top", "--interval", "0.2", "--url", gateway.url]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "12"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "13"}
     child = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )

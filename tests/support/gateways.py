@@ -63,8 +63,8 @@ class CannedTasks:
         self.pictures: dict[TaskId, bytes] = {}
         self.refusal: EdgeSchedError | None = None  # of the next command or submission
         self.news: asyncio.Queue[Task] = asyncio.Queue()
-        self.queued = 2
-        self.queued_high = 0
+        self.queued = 2  # shapes, normal
+        self.also_queued: dict[Line, int] = {}
         self.model_names: Sequence[str] = ("shapes",)
         self.undelivered = 0
         self.oldest_undelivered_ms = 1_500.0
@@ -89,18 +89,13 @@ class CannedTasks:
     async def counts(self) -> TaskCounts:
         self._check()
         failed = sum(details.task.state is State.FAILED for details in self.details.values())
-        return {State.QUEUED: self.queued + self.queued_high, State.DONE: 5} | (
-            {State.FAILED: failed} if failed else {}
-        )
+        queued = self.queued + sum(self.also_queued.values())
+        return {State.QUEUED: queued, State.DONE: 5} | ({State.FAILED: failed} if failed else {})
 
     async def stats(self) -> TaskStats:
         return TaskStats(
             counts=await self.counts(),
-            queued={
-                Line("shapes", priority): tasks
-                for priority, tasks in ((Priority.NORMAL, self.queued), (Priority.HIGH, self.queued_high))
-                if tasks
-            },
+            queued=({Line("shapes", Priority.NORMAL): self.queued} if self.queued else {}) | self.also_queued,
             open_bytes=20,
             undelivered=self.undelivered,
             oldest_undelivered_ms=self.oldest_undelivered_ms if self.undelivered else None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import ImageRef, Line, Priority, Task, TaskId
 from edgesched.task_manager.queue import QueuedTask, TaskQueue
@@ -153,6 +155,23 @@ def test_a_priority_whose_tasks_find_no_device_holds_up_no_other() -> None:
 
     assert Counter(taken(queue, 10, models=["m"])) == {"normal": 8, "low": 2}
     assert ids(queue.heads(1, now_ms=0))[0] == "t1"
+
+
+@pytest.mark.parametrize("idle", [{"high": 100}, {"low": 1}, {"high": 90, "normal": 1, "low": 70}])
+def test_backlogs_that_find_no_device_change_nobodys_share(idle: dict[str, int]) -> None:
+    queue = TaskQueue()
+    for number, name in enumerate(3 * [name for name, count in idle.items() for _ in range(count)]):
+        queue.add(queued(-number, model=f"nobody-runs-it-{number % 3}", priority=Priority(name)), now_ms=0)
+    for seq in range(300, 900):
+        queue.add(queued(seq, priority=list(Priority)[seq % 3]), now_ms=0)
+
+    order = []
+    for _ in range(210):  # of the heads of all models only those of one find a device
+        entry = next(entry for entry in queue.heads(8, now_ms=0) if entry.task.model == "m")
+        queue.take(entry.task.task_id)
+        order.append(str(entry.task.priority))
+
+    assert Counter(order) == {"high": 160, "normal": 40, "low": 10}
 
 
 def test_models_take_turns_in_the_order_of_acceptance() -> None:

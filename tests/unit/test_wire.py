@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgesched import wire
-from edgesched.domain.task import Priority, Submission, Timings
+from edgesched.domain.lifecycle import State
+from edgesched.domain.task import Priority, Submission, TaskFilter, Timings
 from edgesched.v1 import types_pb2 as types
 
 
@@ -35,3 +36,8 @@ def test_a_submission_is_read_as_it_was_written() -> None:
     whole = replace(whole, priority=Priority.HIGH)
     for submission in (plain, whole):
         assert wire.submission(wire.submission_to_pb(submission)) == submission
+
+
+def test_a_filter_is_read_as_it_was_written() -> None:
+    for filter_ in (TaskFilter(), TaskFilter(state=State.DONE, model="m", client_id="c", priority=Priority.LOW)):
+        assert wire.list_filter(wire.list_request(filter_, limit=5, cursor=None)) == filter_
