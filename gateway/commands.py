@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from edgesched.clock import Clock
 from edgesched.domain.command import Command, CommandEvent, CommandId, CommandState, Verb, advance
 from edgesched.domain.device import DeviceId
-from edgesched.errors import Conflict, NotKnown, Overloaded, StorageFailed
+from edgesched.errors import Conflict, NotKnown, Overloaded, StorageFailed, nearest
 from gateway.command_rows import CommandRows
 from gateway.fleet import Fleet
 
@@ -33,6 +33,7 @@ MAX_OPEN = 64
 """Of one device."""
 
 LOOK_EVERY_S = 1.0
+NEAREST_AMONG = 200  # of the newest commands: an id that is not known is compared with theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,9 @@ class Commands:
         """Raises: NotKnown."""
         found = await self._rows.get(command_id)
         if found is None:
-            raise NotKnown(f"there is no command {command_id!r}; GET /commands lists them")
+            recent = await self._rows.newest(device_id=None, state=None, limit=NEAREST_AMONG)
+            meant = nearest(command_id, (command.command_id for command in recent))
+            raise NotKnown(f"there is no command {command_id!r}{meant}; GET /commands lists them")
         return found
 
     async def newest(

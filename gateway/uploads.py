@@ -1,4 +1,7 @@
-"""POST /tasks: pictures as the files of a form. One picture per upload is in memory at a time."""
+"""POST /tasks: pictures as the files of a form. One picture per upload is in memory at a time.
+
+A picture is submitted when the next one begins, or the form ends: what follows it shows whether a field came too late.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import http
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from aiohttp import BodyPartReader, web
@@ -58,6 +62,17 @@ class UploadForm(UploadQuery):
     file: Annotated[list[bytes], Field(json_schema_extra={"items": {"type": "string", "format": "binary"}})] = []
 
 
+@dataclass(slots=True)
+class _Held:
+    """A file that was read and is not submitted yet, with the fields that came before it."""
+
+    file_name: str
+    fields: dict[str, Any]
+    key: str
+    image: bytes = b""
+    problem: EdgeSchedError | None = None
+
+
 class Uploads:
     def __init__(self, tasks: TaskDesk, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._tasks = tasks
@@ -80,6 +95,7 @@ class Uploads:
         fields: dict[str, Any] = asked_of(request, UploadQuery).model_dump(exclude_none=True)
         key = uuid.uuid4().hex
         results: list[rest.SubmittedFile] = []
+        held: _Held | None = None
         try:
             reader = await request.clone(client_max_size=LARGEST_NUMBER).multipart()
             for _ in range(MAX_PARTS):
@@ -92,11 +108,19 @@ class Uploads:
                 if part.filename is None:
                     fields[part.name or ""] = await self._text(part)
                     continue
+                if held is not None:
+                    results.append(await self._submit(held))
                 if len(results) == MAX_FILES:
                     raise InvalidInput(f"at most {MAX_FILES} files in one request")
-                results.append(await self._submit(part, fields, f"{fields.get('submission_key', key)}/{len(results)}"))
+                held = await self._hold(part, fields, f"{fields.get('submission_key', key)}/{len(results)}")
             else:
                 raise InvalidInput(f"at most {MAX_PARTS} parts in one request")
+            if held is not None:
+                late = sorted(name for name in fields if fields[name] != held.fields.get(name))
+                if late:
+                    names = ", ".join(f"{_printable(name)[:200]!r}" for name in late)
+                    held.problem = InvalidInput(f"{names} came behind the last file: put fields before their files")
+                results.append(await self._submit(held))
         except TimeoutError:
             raise UploadStalled(f"nothing came for {self._read_timeout_s:g} s; send it again") from None
         except (
@@ -110,30 +134,39 @@ class Uploads:
             raise InvalidInput("the form has no file; add one part with a file name per picture")
         return results
 
-    async def _submit(self, part: BodyPartReader, fields: dict[str, Any], key: str) -> rest.SubmittedFile:
-        file_name = part.filename or ""
+    async def _hold(self, part: BodyPartReader, fields: dict[str, Any], key: str) -> _Held:
+        held = _Held(file_name=part.filename or "", fields=dict(fields), key=key)
         try:
-            image = await self._bytes(part, MAX_PICTURE_BYTES)
-            known = _checked(fields)
+            held.image = await self._bytes(part, MAX_PICTURE_BYTES)
+        except UploadStalled:
+            raise
+        except EdgeSchedError as error:
+            held.problem = error
+        return held
+
+    async def _submit(self, held: _Held) -> rest.SubmittedFile:
+        shown_name = _printable(held.file_name)
+        try:
+            if held.problem is not None:
+                raise held.problem
+            known = _checked(held.fields)
             if known.model is None:
                 raise InvalidInput("model is missing: put that field before the files, or ?model= into the address")
             task_id = await self._tasks.submit(
                 Submission(
                     model=known.model,
-                    file_name=_plain(file_name),
-                    image=image,
+                    file_name=_plain(held.file_name),
+                    image=held.image,
                     client_id=known.client_id,
-                    submission_key=key,
+                    submission_key=held.key,
                     receiver_url=known.receiver_url or None,
                     remaining_ms=known.remaining_ms,
                     priority=known.priority,
                 )
             )
-        except UploadStalled:
-            raise
         except EdgeSchedError as error:
-            return rest.SubmittedFile(file_name=_printable(file_name), problem=describe(error))
-        return rest.SubmittedFile(file_name=_printable(file_name), task_id=task_id)
+            return rest.SubmittedFile(file_name=shown_name, problem=describe(error))
+        return rest.SubmittedFile(file_name=shown_name, task_id=task_id)
 
     async def _text(self, part: BodyPartReader) -> str:
         try:

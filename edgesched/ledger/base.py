@@ -32,6 +32,10 @@ NowMs = Callable[[], int]
 """Reads the ledger's clock: wall milliseconds since 1970."""
 
 
+IDS_BESIDE = 3
+"""On either side."""
+
+
 @fact
 class Ownership:
     """Who speaks for this ledger. Boards refuse an older epoch of the same ledger."""
@@ -148,6 +152,10 @@ class Ledger(Protocol):
 
     async def get_many(self, task_ids: Collection[TaskId]) -> Sequence[Task]:
         """Those of them that exist, in no particular order."""
+        ...
+
+    async def ids_beside(self, task_id: TaskId) -> Sequence[TaskId]:
+        """A few ids on either side of that one in alphabetical order, for whoever mistyped it."""
         ...
 
     async def details(self, task_id: TaskId) -> TaskDetails:

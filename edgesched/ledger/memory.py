@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from edgesched.domain.task import (
     TaskPage,
 )
 from edgesched.errors import Conflict, NotKnown
-from edgesched.ledger.base import Accepted, Applied, LedgerEvent, NowMs, Ownership, Retired, Totals
+from edgesched.ledger.base import IDS_BESIDE, Accepted, Applied, LedgerEvent, NowMs, Ownership, Retired, Totals
 from edgesched.ledger.transition import (
     check_attribution,
     check_event,
@@ -140,6 +141,11 @@ class MemoryLedger:
 
     async def get_many(self, task_ids: Collection[TaskId]) -> Sequence[Task]:
         return [self._tasks[task_id] for task_id in set(task_ids) if task_id in self._tasks]
+
+    async def ids_beside(self, task_id: TaskId) -> Sequence[TaskId]:
+        ids = sorted(self._tasks)
+        at = bisect_left(ids, task_id)
+        return ids[max(0, at - IDS_BESIDE) : at + IDS_BESIDE]
 
     async def details(self, task_id: TaskId) -> TaskDetails:
         if task_id not in self._tasks:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import Attempt, ImageRef, Result, Task, TaskDetails, TaskFilter, TaskId, TaskPage
 from edgesched.errors import NotKnown, StorageFailed
-from edgesched.ledger.base import Totals
+from edgesched.ledger.base import IDS_BESIDE, Totals
 from edgesched.ledger.database import transaction
 from edgesched.ledger.rows import (
     ATTEMPT_COLUMNS,
@@ -56,6 +56,14 @@ def changes_since(connection: sqlite3.Connection, cursor: int, limit: int) -> li
 
 def get_many(connection: sqlite3.Connection, task_ids: Collection[TaskId]) -> list[Task]:
     return load_tasks(connection, task_ids)
+
+
+def ids_beside(connection: sqlite3.Connection, task_id: TaskId) -> list[TaskId]:
+    ids: list[str] = []
+    for condition, order in (("<", "DESC"), (">=", "ASC")):
+        query = f"SELECT task_id FROM task WHERE task_id {condition} ? ORDER BY task_id {order} LIMIT ?"
+        ids += [row[0] for row in connection.execute(query, (task_id, IDS_BESIDE)).fetchall()]
+    return [TaskId(id_) for id_ in sorted(ids)]
 
 
 def details(connection: sqlite3.Connection, task_id: TaskId) -> TaskDetails:

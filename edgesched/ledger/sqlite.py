@@ -141,6 +141,11 @@ class SqliteLedger:
         known = [task_id for task_id in task_ids if is_storable(task_id)]
         return await self._reader.read(partial(reader.get_many, task_ids=known))
 
+    async def ids_beside(self, task_id: TaskId) -> Sequence[TaskId]:
+        if not is_storable(task_id):
+            return []
+        return await self._reader.read(partial(reader.ids_beside, task_id=task_id))
+
     async def details(self, task_id: TaskId) -> TaskDetails:
         if not is_storable(task_id):
             raise NotKnown(f"there is no task {task_id!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ from edgesched.domain.task import (
     TaskPage,
     TaskStats,
 )
-from edgesched.errors import InvalidInput, NotKnown
+from edgesched.errors import InvalidInput, NotKnown, nearest
 from edgesched.images.base import ImageStore, PictureDamaged
 from edgesched.ledger.base import Ledger
 from edgesched.task_manager.backlog import Backlog
@@ -92,7 +92,8 @@ class LocalTasks:
         self._figures = figures
 
     async def get(self, task_id: TaskId) -> TaskDetails:
-        details = await self._ledger.details(task_id)
+        async with self._naming(task_id):
+            details = await self._ledger.details(task_id)
         waits_for = self._figures.why_waiting(details.task) if details.task.state is State.QUEUED else None
         return replace(details, task=_without_place(details.task), waits_for=waits_for)
 
@@ -117,7 +118,7 @@ class LocalTasks:
     async def picture(self, task_id: TaskId) -> bytes:
         found = await self._ledger.get_many([task_id])
         if not found:
-            raise NotKnown(f"task {task_id!r} is not known")
+            raise await self._not_known(task_id)
         if found[0].image is None:
             raise NotKnown(f"the picture of task {task_id} was let go (image_retention_s, image_retention_bytes)")
         try:
@@ -135,13 +136,27 @@ class LocalTasks:
         return (await self._intake.accept(submission)).task_id
 
     async def cancel(self, task_id: TaskId) -> Task:
-        return _without_place(await self._control.cancel(task_id))
+        async with self._naming(task_id):
+            return _without_place(await self._control.cancel(task_id))
 
     async def retry(self, task_id: TaskId) -> Task:
-        return _without_place(await self._control.retry(task_id))
+        async with self._naming(task_id):
+            return _without_place(await self._control.retry(task_id))
 
     async def abandon(self, task_id: TaskId) -> Task:
-        return _without_place(await self._control.abandon(task_id))
+        async with self._naming(task_id):
+            return _without_place(await self._control.abandon(task_id))
+
+    @contextlib.asynccontextmanager
+    async def _naming(self, task_id: TaskId) -> AsyncIterator[None]:
+        """Whoever asks for a task that is not known is told which one may be meant."""
+        try:
+            yield
+        except NotKnown:
+            raise await self._not_known(task_id) from None
+
+    async def _not_known(self, task_id: TaskId) -> NotKnown:
+        return NotKnown(f"there is no task {task_id!r}{nearest(task_id, await self._ledger.ids_beside(task_id))}")
 
 
 def _without_place(task: Task) -> Task:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 from aiohttp import web
@@ -14,7 +13,7 @@ from edgesched.domain.detection import text_lines
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import LABELLED_STATES, State
 from edgesched.domain.task import Priority, Task, TaskDetails, TaskFilter, TaskId
-from edgesched.errors import Conflict, NotKnown, nearest
+from edgesched.errors import Conflict, NotKnown
 from edgesched.ports import TaskDesk
 from gateway.routes import LARGEST_NUMBER, Route, asked_of, json_reply, query_of
 from gateway.sending import IMMUTABLE, Sender, media_type
@@ -22,11 +21,9 @@ from gateway.uploads import UploadForm, UploadQuery, Uploads
 
 DEFAULT_PAGE = 100
 LARGEST_PAGE = 1000
-NEAREST_AMONG = 200
-"""Of the newest tasks: an id that is not known is compared with theirs."""
 
 TASK_COUNTS: rest.Wire[Mapping[State, int]] = rest.Wire(Mapping[State, int])
-NOT_KNOWN = {404: "no such task; the detail names the nearest recent one"}
+NOT_KNOWN = {404: "no such task; the detail names the nearest one"}
 
 
 class TaskQuery(BaseModel):
@@ -159,15 +156,15 @@ class Tasks:
         return json_reply(rest.TASK_DETAILS.dump(await self._details(request)))
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
-        async with self._known(request) as task_id:
-            etag = f'"{task_id}"'  # a task's picture never changes
-            if request.headers.get("If-None-Match") == etag:
-                await self._tasks.get(task_id)
-                return web.Response(status=304, headers={"ETag": etag, "Cache-Control": IMMUTABLE})
-            async with self._sender.turn():
-                data = await self._tasks.picture(task_id)
-                headers = {"ETag": etag, "Cache-Control": IMMUTABLE}
-                return await self._sender.send(request, data, media=media_type(data), headers=headers)
+        task_id = _task_id(request)
+        etag = f'"{task_id}"'  # a task's picture never changes
+        if request.headers.get("If-None-Match") == etag:
+            await self._tasks.get(task_id)
+            return web.Response(status=304, headers={"ETag": etag, "Cache-Control": IMMUTABLE})
+        async with self._sender.turn():
+            data = await self._tasks.picture(task_id)
+            headers = {"ETag": etag, "Cache-Control": IMMUTABLE}
+            return await self._sender.send(request, data, media=media_type(data), headers=headers)
 
     async def labels(self, request: web.Request) -> web.Response:
         """Raises: Conflict if it has none (yet)."""
@@ -189,26 +186,20 @@ class Tasks:
         return json_reply(rest.LABELLED_PICTURE.dump(labelled))
 
     async def _details(self, request: web.Request) -> TaskDetails:
-        async with self._known(request) as task_id:
-            return await self._tasks.get(task_id)
+        return await self._tasks.get(_task_id(request))
 
     def _told(
         self, command: Callable[[TaskId], Awaitable[Task]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handler(request: web.Request) -> web.Response:
-            async with self._known(request) as task_id:
-                return json_reply(rest.TASK.dump(await command(task_id)))
+            return json_reply(rest.TASK.dump(await command(_task_id(request))))
 
         return handler
 
-    @asynccontextmanager
-    async def _known(self, request: web.Request) -> AsyncIterator[TaskId]:
-        """The id in the path. An answer that nobody knows it gets the nearest one added."""
-        task_id = TaskId(request.match_info["task_id"])
-        if not (task_id.isascii() and task_id.isprintable()):
-            raise NotKnown("a task id is plain ASCII; GET /tasks lists the newest")
-        try:
-            yield task_id
-        except NotKnown as error:
-            page = await self._tasks.list(TaskFilter(), limit=NEAREST_AMONG, cursor=None)
-            raise NotKnown(f"{error}{nearest(task_id, (task.task_id for task in page.tasks))}") from None
+
+def _task_id(request: web.Request) -> TaskId:
+    """Raises: NotKnown if it cannot be one."""
+    task_id = request.match_info["task_id"]
+    if not (task_id.isascii() and task_id.isprintable()):
+        raise NotKnown("a task id is plain ASCII; GET /tasks lists the newest")
+    return TaskId(task_id)

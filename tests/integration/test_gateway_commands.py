@@ -266,6 +266,10 @@ async def test_unknown_names_are_refused_with_the_nearest_one(gateway: GatewayUn
         assert (answer.status, "did you mean 'rk-1-" in answer.body["detail"]) == (404, True), answer.body
     assert (await gateway.call("POST", "/devices/rk-9/command", {"command": "stop"})).status == 404
     assert (await gateway.call("GET", "/commands/nonsense")).status == 404
+    told = await gateway.call("POST", "/devices/rk-1/command", {"command": "stop"})
+    command_id = told.body["command_id"]
+    mistyped = await gateway.call("GET", f"/commands/{command_id[:-1]}")
+    assert (mistyped.status, f"did you mean '{command_id}'" in mistyped.body["detail"]) == (404, True)
 
 
 async def test_only_the_present_start_of_a_registered_agent_gets_and_settles_commands(

@@ -97,6 +97,30 @@ async def test_the_path_that_a_browser_sends_is_not_part_of_the_name(gateway: Ga
     assert gateway.tasks.submitted[0].file_name == "图 1.jpg"
 
 
+async def test_a_field_behind_the_last_file_is_named_and_not_ignored(gateway: GatewayUnderTest) -> None:
+    form = aiohttp.FormData()
+    form.add_field("model", "shapes")
+    for name in ("a.jpg", "b.jpg"):
+        form.add_field("file", PICTURE, filename=name)
+    form.add_field("priority", "high")
+    async with gateway.session.post(f"{gateway.url}/tasks", data=form) as answer:
+        first, last = (await answer.json())["results"]
+    assert (answer.status, first["task_id"]) == (207, "new-1")
+    assert "'priority' came behind the last file" in last["problem"]["detail"]
+    assert [submission.file_name for submission in gateway.tasks.submitted] == ["a.jpg"]
+
+
+async def test_a_field_counts_for_the_files_behind_it(gateway: GatewayUnderTest) -> None:
+    form = aiohttp.FormData()
+    for name, priority in (("a.jpg", "low"), ("b.jpg", "high")):
+        form.add_field("model", "shapes")
+        form.add_field("priority", priority)
+        form.add_field("file", PICTURE, filename=name)
+    async with gateway.session.post(f"{gateway.url}/tasks", data=form) as answer:
+        assert answer.status == 201
+    assert [submission.priority for submission in gateway.tasks.submitted] == [Priority.LOW, Priority.HIGH]
+
+
 async def test_a_full_queue_is_429_and_says_when_to_come_back(gateway: GatewayUnderTest) -> None:
     gateway.tasks.refusal = Overloaded("the queue is full", retry_after_ms=1_500)
     answer = await upload(gateway, ("a.jpg", PICTURE), model="shapes")
@@ -237,23 +261,6 @@ async def test_what_the_state_does_not_allow_is_409(gateway: GatewayUnderTest, c
     gateway.tasks.refusal = IllegalTransition("task is done: only an open task can be cancelled")
     answer = await gateway.call("POST", f"{ONE}/{command}")
     assert (answer.status, answer.body["detail"]) == (409, "task is done: only an open task can be cancelled")
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", ""),
-        ("GET", "/picture"),
-        ("GET", "/labels"),
-        ("POST", "/cancel"),
-        ("POST", "/retry"),
-        ("POST", "/abandon"),
-    ],
-)
-async def test_an_unknown_task_is_404_with_the_nearest_match(gateway: GatewayUnderTest, method: str, path: str) -> None:
-    answer = await gateway.call(method, f"/tasks/{TASK.task_id[:-1]}{path}")
-    assert answer.status == 404
-    assert f"did you mean {TASK.task_id!r}?" in answer.body["detail"]
 
 
 # -- models

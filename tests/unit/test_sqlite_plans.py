@@ -58,6 +58,7 @@ QUERIES: dict[str, Callable[[Group], object]] = {
     "list by device": lambda g: reader.page(g.connection, TaskFilter(device_id=DeviceId("d")), limit=10, cursor=99),
     "list by client": lambda g: reader.page(g.connection, TaskFilter(client_id="c"), limit=10, cursor=99),
     "open_attempts": lambda g: reader.open_attempts(g.connection),
+    "ids_beside": lambda g: reader.ids_beside(g.connection, TASK),
     "undelivered": lambda g: reader.undelivered(g.connection, limit=10, after_seq=3),
 }
 
