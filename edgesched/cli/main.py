@@ -52,6 +52,10 @@ gc.set_threshold(10_000, 20, 20)
 # gRPC prints its own view of broken connections and taken ports to stderr; our logs and messages say it in our words.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+# A fork runs handlers of gRPC, for children that go on using it; ours only begin another program. While messages came
+# and went, up to one child in ten died in these handlers, of SIGSEGV; or it hung there, and so did its parent.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 
 def main() -> None:
     """The console script."""
