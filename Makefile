@@ -31,7 +31,7 @@ test-rknn: $(RKNN_VENV)/.ready ## the rknn backend against Rockchip's simulator 
 	$(RKNN_VENV)/bin/python -m pytest -c tests/rknn/pytest.ini --rootdir . tests/rknn
 
 bench: $(VENV)/.ready ## what the scheduler costs, beside a bare loop (some minutes; BENCH="--soak", BENCH=--help)
-	GRPC_VERBOSITY=NONE $(BIN)/python -m bench.run $(BENCH)
+	GRPC_VERBOSITY=NONE GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.run $(BENCH)
 
 bench-placement: $(VENV)/.ready ## measured against target: how well devices are picked (a quarter of an hour)
 	$(BIN)/python bench/placement.py

@@ -9,5 +9,6 @@ import signal
 # signal that is handled here is at its default in the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# As in the programs themselves (edgesched/cli/main.py): our own logs say what gRPC would print.
+# As in the programs themselves; edgesched/cli/main.py says why.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
