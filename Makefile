@@ -34,7 +34,7 @@ bench: $(VENV)/.ready ## what the scheduler costs, beside a bare loop (some minu
 	GRPC_VERBOSITY=NONE GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.run $(BENCH)
 
 bench-placement: $(VENV)/.ready ## measured against target: how well devices are picked (a quarter of an hour)
-	$(BIN)/python bench/placement.py
+	$(BIN)/python -m bench.placement
 
 chaos: $(VENV)/.ready-dev ## faults of all kinds on a real cluster: is anything lost? (CHAOS="--seed 7", CHAOS=--help)
 	$(BIN)/python -m tests.chaos $(CHAOS)

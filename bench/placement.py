@@ -1,4 +1,4 @@
-"""The target table of placement: `make bench-placement`, or `python bench/placement.py --seeds 2` for a quick look.
+"""The target table of placement: `make bench-placement`, or `python -m bench.placement --seeds 2` for a quick look.
 
 Everything but the decision cost and the comparison with real processes (`--no-live` leaves it out) is simulated, with
 the production placement code, and the same on every machine.
@@ -167,7 +167,7 @@ COST_TARGETS_US = {10: 10.0, 100: 30.0, 1_000: 40.0, 10_000: 100.0}
 
 def decision_costs() -> int:
     """Median cost of one decision of `fastest` among 64 of one request."""
-    from placement_cost import call_us, median_us  # beside this file
+    from bench.placement_cost import call_us, median_us
 
     missed = 0
     for devices, limit in COST_TARGETS_US.items():
@@ -190,7 +190,7 @@ LIVE_TARGETS = {50: 0.10, 99: 0.25}  # percentile -> deviation
 
 def live(rate_per_s: float) -> None:
     """Reported, and no target is missed by it: it is as much about this machine as about the simulator."""
-    from placement_live import compare  # beside this file
+    from bench.placement_live import compare
 
     found = compare(rate_per_s=rate_per_s)
     without = "the same without what one picture alone takes longer"

@@ -78,7 +78,8 @@ def median_us(count: int) -> tuple[float, float]:
     batch, single = request(BATCH, busy), request(1, busy)
     snapshot = FleetSnapshot(devices=devices)
     plan(single, snapshot, memory)  # the first one also builds the tables
-    batches, singles = [], []
+    batches: list[float] = []
+    singles: list[float] = []
     for _ in range(ROUNDS):
         for asked, into in ((batch, batches), (single, singles)):
             began = time.thread_time_ns()

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from bench.failover import killed_agent
 from bench.figures import Figure, print_table, write_json
+from bench.grpc_floor import grpc_floor
 from bench.latency import idle_latency
 from bench.memory import idle_devices, queued_tasks
 from bench.scale import many_devices
@@ -37,6 +38,7 @@ Part = Callable[[Setup], Awaitable[Sequence[Figure]]]
 PARTS: Mapping[str, Part] = {
     "pictures": pictures_per_s,
     "empty": empty_tasks,
+    "floor": grpc_floor,
     "latency": idle_latency,
     "killed": killed_agent,
     "workers": many_workers,
