@@ -187,7 +187,7 @@ class Commands:
                 whom = command.worker or f"all workers of {command.device_id}"
                 raise Conflict(
                     f"{whom}: {command.verb} is {command.state} (command {command.command_id}), which {verb} would "
-                    "contradict; wait until it has ended, or send kill"
+                    "contradict, so nobody was told anything; wait until it has ended, or send kill"
                 )
         if len(self.open_for(target.device_id)) >= MAX_OPEN:
             raise Overloaded(

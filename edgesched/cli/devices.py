@@ -33,7 +33,7 @@ def list_devices(
         for entry in devices:
             print(DEVICE_ENTRY.dump(entry).decode())
     else:
-        _print_table(devices)
+        _print_table(devices, are_archived=archived)
 
 
 @app.command()
@@ -102,11 +102,12 @@ def _tell(url: str, device_ids: list[str], verb: str, outcome: str) -> None:
         print(f"{device_id} {outcome}")
 
 
-def _print_table(devices: tuple[DeviceEntry, ...]) -> None:
+def _print_table(devices: tuple[DeviceEntry, ...], *, are_archived: bool) -> None:
     from rich.table import Table
 
     if not devices:
-        print("there is no device; start one with: edgesched agent --master-ip <this machine>")
+        hint = "; start one with: edgesched agent --master-ip <this machine>"
+        print("no device is archived" if are_archived else f"there is no device{hint}")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("device", "type", "state", "in flight", "pictures/s", "models", "heard"):

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 PART_MISSING = 2
 OURS = ("edgesched", "agents", "gateway", "client")
 
-COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or a typer.Typer `app`
+COMMANDS: Mapping[str, str] = {  # name -> module with a function `command` or a typer.Typer `app`; or module:function
     "demo": "edgesched.cli.demo",
     "up": "edgesched.cli.up",
     "task-manager": "edgesched.cli.task_manager",
@@ -29,6 +29,9 @@ COMMANDS: Mapping[str, str] = {  # name -> module with a function `command`, or 
     "ledger": "edgesched.cli.ledger",
     "outbox": "edgesched.cli.outbox",
     "devices": "edgesched.cli.devices",
+    "cordon": "edgesched.cli.devices:cordon",
+    "uncordon": "edgesched.cli.devices:uncordon",
+    "drain": "edgesched.cli.devices:drain",
     "workers": "edgesched.cli.workers",
     "logs": "edgesched.cli.logs",
     "models": "edgesched.cli.models",
@@ -105,8 +108,11 @@ def _call(app: typer.Typer) -> None:
 
 
 def _add(app: typer.Typer, name: str) -> None:
-    module = importlib.import_module(COMMANDS[name])
-    if isinstance(group := getattr(module, "app", None), typer.Typer):
+    module_name, _, function = COMMANDS[name].partition(":")
+    module = importlib.import_module(module_name)
+    if function:
+        app.command(name)(getattr(module, function))
+    elif isinstance(group := getattr(module, "app", None), typer.Typer):
         app.add_typer(group, name=name)
     else:
         app.command(name)(module.command)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgesched.domain.lifecycle import LABELLED_STATES, OPEN_STATES, Event, State, is_settled
-from edgesched.domain.task import FailureKind
+from edgesched.domain.task import FailureKind, Priority
 
 ON_BOARD = OPEN_STATES - {State.QUEUED}
 NEED_PICTURE = OPEN_STATES | {State.FAILED}
@@ -42,6 +42,11 @@ CHECKS: Sequence[Check] = (
         "task.state",
         f"SELECT task_id, state FROM task WHERE state NOT IN {_in(State)}",
         "its state {0!r} is none of the lifecycle's",
+    ),
+    Check(
+        "task.priority",
+        f"SELECT task_id, priority FROM task WHERE priority NOT IN {_in(Priority)}",
+        "its priority {0!r} is none that there is",
     ),
     Check(
         "task.settled",

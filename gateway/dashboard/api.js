@@ -1,12 +1,20 @@
 // What the page asks of the gateway. Addresses are relative, so that a proxy may put the page below a path.
 
+import { t } from "./strings.js";
+
 const BASE = "api/v1/";
 const TIMEOUT_MS = 20_000;
 
 /** The parsed answer. Throws an Error whose message is the problem's detail. */
 export async function call(path, { method = "GET", body, timeoutMs = TIMEOUT_MS, signal } = {}) {
   const limit = AbortSignal.timeout(timeoutMs);
-  const reply = await fetch(BASE + path, { method, body, signal: signal ? AbortSignal.any([signal, limit]) : limit });
+  let reply;
+  try {
+    reply = await fetch(BASE + path, { method, body, signal: signal ? AbortSignal.any([signal, limit]) : limit });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Error(t("noGateway")); // the browser's own words differ, and say less
+  }
   const isJson = (reply.headers.get("Content-Type") || "").includes("json");
   const answer = isJson ? await reply.json() : await reply.text();
   if (!reply.ok) {

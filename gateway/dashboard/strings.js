@@ -24,9 +24,9 @@ const named = (prefix, words) => Object.fromEntries(Object.entries(words).map(([
 
 export const STRINGS = {
   en: {
-    languageName: "English", skip: "Skip to the devices", api: "API", metrics: "Metrics", now: "Now",
+    languageName: "English", skip: "Skip to the devices", skipToTasks: "Skip to the tasks", api: "API", metrics: "Metrics", now: "Now",
     live: "live", connecting: "connecting…", lost: "connection lost, trying again",
-    away: "The task manager does not answer: {reason}", notKnown: "Not known while the task manager does not answer.", lostBanner: "The gateway does not answer. What you see is old; this page tries again by itself.",
+    noGateway: "the gateway does not answer: try again in a moment", away: "The task manager does not answer: {reason}", notKnown: "Not known while the task manager does not answer.", lostBanner: "The gateway does not answer. What you see is old; this page tries again by itself.",
     throughput: "Pictures per second", latency: "From sending out to labels, in ms", labelled: "labelled", failedPerS: "failed attempts",
     typical: "half are faster than", slow: "95 % are faster than", chartWaits: "The line begins with the first pictures.", nowTick: "now",
     chartSummary: "{title}: now {now}, at most {max} in the last ten minutes", minutesAgo: "{n} min",
@@ -59,9 +59,9 @@ export const STRINGS = {
     ...named("state_", STATES_EN), ...named("worker_", WORKERS_EN), ...named("command_", COMMANDS_EN),
   },
   zh: {
-    languageName: "中文", skip: "跳到设备", api: "接口", metrics: "指标", now: "现状",
+    languageName: "中文", skip: "跳到设备", skipToTasks: "跳到任务", api: "接口", metrics: "指标", now: "现状",
     live: "实时", connecting: "正在连接…", lost: "连接中断，正在重试",
-    away: "任务管理器没有响应：{reason}", notKnown: "任务管理器没有响应，暂时无法得知。", lostBanner: "网关没有响应，下面是旧数据；页面会自动重试。",
+    noGateway: "网关没有响应，请稍后再试", away: "任务管理器没有响应：{reason}", notKnown: "任务管理器没有响应，暂时无法得知。", lostBanner: "网关没有响应，下面是旧数据；页面会自动重试。",
     throughput: "每秒图片数", latency: "从派发到出标签（毫秒）", labelled: "已标注", failedPerS: "失败的尝试",
     typical: "一半快于", slow: "95% 快于", chartWaits: "有图片之后，这里会出现曲线。", nowTick: "现在",
     chartSummary: "{title}：现在 {now}，最近十分钟最高 {max}", minutesAgo: "{n} 分钟",

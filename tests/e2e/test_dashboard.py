@@ -477,6 +477,14 @@ async def test_a_dropped_picture_becomes_a_task(gateway: GatewayUnderTest, page:
     assert submission.priority is Priority.HIGH
 
 
+async def test_a_picture_that_cannot_be_sent_says_so_in_our_words(gateway: GatewayUnderTest, page: Page) -> None:
+    await opened(page, gateway.url)
+    await says(page, "#model", "shapes")
+    await page.route("**/api/v1/tasks", lambda route: route.abort())
+    await page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"x"})
+    await says(page, "#try-note", "a.jpg: the gateway does not answer")
+
+
 # -- for everybody
 
 

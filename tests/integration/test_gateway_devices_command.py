@@ -36,7 +36,7 @@ async def test_devices_are_listed_for_people_and_for_scripts(gateway: GatewayUnd
     assert "rk3588" in result.output
     (line,) = (await typed(gateway, "list", "--json")).output.splitlines()
     assert json.loads(line)["device"]["device_id"] == "rk-1"
-    assert "there is no device" in (await typed(gateway, "list", "--archived")).output
+    assert "no device is archived" in (await typed(gateway, "list", "--archived")).output
 
 
 async def test_a_device_is_shown_with_what_is_known(gateway: GatewayUnderTest) -> None:

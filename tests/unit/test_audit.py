@@ -124,6 +124,10 @@ BREAKAGES: dict[str, tuple[Breakage, set[tuple[str, str | None]]]] = {
         sql("UPDATE task SET state = 'finished' WHERE task_id = 'queued-1'"),
         {("task.state", "queued-1")},
     ),
+    "a priority that nobody knows": (
+        sql("UPDATE task SET priority = 'urgent' WHERE task_id = 'queued-1'"),
+        {("task.priority", "queued-1")},
+    ),
     "a queued task is marked as settled": (
         sql("UPDATE task SET settled_at_ms = 5 WHERE task_id = 'queued-1'"),
         {("task.settled", "queued-1")},

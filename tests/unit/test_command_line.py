@@ -67,3 +67,11 @@ def test_children_that_are_started_while_grpc_is_busy_live() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
     assert done.stdout == "0\n"
+
+
+@pytest.mark.parametrize("verb", ["cordon", "uncordon", "drain"])
+def test_what_operators_do_most_needs_no_detour(verb: str) -> None:
+    command = (sys.executable, "-m", "edgesched", verb, "rk-1", "--url", "http://127.0.0.1:1")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "no gateway answers at http://127.0.0.1:1" in done.stderr
