@@ -25,7 +25,7 @@ try:
     from client.tally import Tally
     from edgesched import logs, process, tracing
     from edgesched.domain.task import Priority, TaskId
-    from edgesched.errors import EdgeSchedError, StartupError, StorageFailed
+    from edgesched.errors import EdgeSchedError, StartupError, StorageFailed, visible
     from edgesched.settings import SenderSettings, load
 except ModuleNotFoundError as error:
     sys.exit(f"{error}: run this with .venv/bin/python, or `pip install` the project into the environment in use")
@@ -170,7 +170,7 @@ async def _run(settings: SenderSettings, *, has_receiver: bool, wait: bool, ackn
                     await run.complete()
     finally:
         for line in tally.summary(waited=wait):
-            console.print(_printable(line))
+            console.print(visible(line))
     return 1 if tally.refused or (wait and not tally.all_labelled) else 0
 
 
@@ -227,7 +227,7 @@ def _display(console: Console) -> Iterator[Show]:
             def draw(stage: str, done: int, total: int, remark: str) -> None:
                 if stage not in stages:
                     stages[stage] = bars.add_task(stage, total=total, remark="")
-                bars.update(stages[stage], completed=done, remark=_printable(remark))
+                bars.update(stages[stage], completed=done, remark=visible(remark))
 
             yield draw
         return
@@ -237,7 +237,7 @@ def _display(console: Console) -> Iterator[Show]:
         nonlocal said_at
         if time.monotonic() - said_at >= LINE_PERIOD_S:
             said_at = time.monotonic()
-            console.print(_printable(f"{stage}: {done} of {total} ({remark})"))
+            console.print(visible(f"{stage}: {done} of {total} ({remark})"))
 
     yield say
 
@@ -259,11 +259,6 @@ async def _receiver_url(settings: SenderSettings) -> str:
             err=True,
         )
     return url
-
-
-def _printable(text: str) -> str:
-    """File names may hold anything, also what would upset a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TypeVar
@@ -78,6 +79,24 @@ class StartupError(EdgeSchedError):
 def plain(message: str) -> str:
     """What a check found, without pydantic's own words."""
     return "is missing" if message == "Field required" else message.removeprefix("Value error, ")
+
+
+def visible(text: str) -> str:
+    """Text of boards, clients and file names for a terminal: what would upset or deceive one is spelled out.
+
+    Control characters but for line ends and tabs, marks that turn text around, and halves of characters.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if _is_seen(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_seen(character: str) -> bool:
+    return character in "\n\t" or unicodedata.category(character) not in _UNSEEN
+
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Categories of Unicode: controls, formats, surrogates, private and unassigned, line and paragraph separators."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

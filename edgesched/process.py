@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgesched import logs
-from edgesched.errors import StaleEpoch, StartupError, StorageFailed
+from edgesched.errors import StaleEpoch, StartupError, StorageFailed, visible
 from edgesched.settings import ProcessSettings, SettingsT, load
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def fail(message: str) -> NoReturn:
     """One sentence for people, exit code 2."""
-    print(f"edgesched: {message}", file=sys.stderr)
+    print(f"edgesched: {visible(message)}", file=sys.stderr)
     sys.exit(EXIT_STARTUP)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgesched.cli.gateway_call import GATEWAY, Url, ask, console, quoted
+from edgesched.cli.gateway_call import GATEWAY, Url, ask, console, named_by, quoted
 
 if TYPE_CHECKING:
     from edgesched.rest import DeviceEntry
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at devices, and say which of them may get work.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object per device.")]
-DeviceIds = Annotated[list[str], typer.Argument(metavar="DEVICE_ID...", help="One or more device ids.")]
+of_device = named_by("/devices", "device", "device_id")
+DeviceIds = Annotated[
+    list[str], typer.Argument(metavar="DEVICE_ID...", help="One or more device ids.", autocompletion=of_device)
+]
 
 STYLES = {"ready": "green", "unhealthy": "red", "silent": "yellow"}
 
@@ -28,7 +31,8 @@ def list_devices(
     """Every device."""
     from edgesched.rest import DEVICE_ENTRY, DEVICE_LIST
 
-    devices = DEVICE_LIST.parse(ask(url, "GET", f"/devices?archived={'true' if archived else 'false'}")).devices
+    path = f"/devices?archived={'true' if archived else 'false'}"
+    devices = DEVICE_LIST.parse(ask(url, "GET", path, is_exact=as_json)).devices
     if as_json:
         for entry in devices:
             print(DEVICE_ENTRY.dump(entry).decode())
@@ -42,7 +46,7 @@ def show(device_ids: DeviceIds, url: Url = GATEWAY, as_json: Json = False) -> No
     from edgesched.rest import DEVICE_ENTRY
 
     for device_id in device_ids:
-        body = ask(url, "GET", f"/devices/{quoted(device_id)}")
+        body = ask(url, "GET", f"/devices/{quoted(device_id)}", is_exact=as_json)
         if as_json:
             print(body.decode())
         else:
@@ -50,30 +54,31 @@ def show(device_ids: DeviceIds, url: Url = GATEWAY, as_json: Json = False) -> No
 
 
 @app.command()
-def cordon(device_ids: DeviceIds, url: Url = GATEWAY) -> None:
+def cordon(device_ids: DeviceIds, url: Url = GATEWAY, as_json: Json = False) -> None:
     """Give a device no new work."""
-    _tell(url, device_ids, "cordon", "gets no new work")
+    _tell(url, device_ids, "cordon", "gets no new work", as_json)
 
 
 @app.command()
-def uncordon(device_ids: DeviceIds, url: Url = GATEWAY) -> None:
+def uncordon(device_ids: DeviceIds, url: Url = GATEWAY, as_json: Json = False) -> None:
     """Give a device work again, after cordon or drain."""
-    _tell(url, device_ids, "uncordon", "may get work")
+    _tell(url, device_ids, "uncordon", "may get work", as_json)
 
 
 @app.command()
-def drain(device_ids: DeviceIds, url: Url = GATEWAY) -> None:
+def drain(device_ids: DeviceIds, url: Url = GATEWAY, as_json: Json = False) -> None:
     """Give a device no new work, and see when nothing is left on it."""
-    _tell(url, device_ids, "drain", "drains; `edgesched devices show` says when it is drained")
+    _tell(url, device_ids, "drain", "drains; `edgesched devices show` says when it is drained", as_json)
 
 
 @app.command()
 def label(
-    device_id: Annotated[str, typer.Argument(metavar="DEVICE_ID")],
+    device_id: Annotated[str, typer.Argument(metavar="DEVICE_ID", autocompletion=of_device)],
     labels: Annotated[
         list[str], typer.Argument(metavar="NAME=VALUE|NAME-...", help="NAME=VALUE sets, NAME- takes back.")
     ],
     url: Url = GATEWAY,
+    as_json: Json = False,
 ) -> None:
     """Set labels of a device, or take back what was set here."""
     import json
@@ -91,15 +96,19 @@ def label(
         else:
             fail(f"{text!r} is neither NAME=VALUE nor NAME-")
     body = json.dumps({"labels": changes}).encode()
-    entry = DEVICE_ENTRY.parse(ask(url, "PATCH", f"/devices/{quoted(device_id)}/labels", body))
+    answer = ask(url, "PATCH", f"/devices/{quoted(device_id)}/labels", body, is_exact=as_json)
+    if as_json:
+        print(answer.decode())
+        return
+    entry = DEVICE_ENTRY.parse(answer)
     shown = ", ".join(f"{name}={value}" for name, value in sorted(entry.device.labels.items())) or "none"
     print(f"{device_id}: labels {shown}")
 
 
-def _tell(url: str, device_ids: list[str], verb: str, outcome: str) -> None:
+def _tell(url: str, device_ids: list[str], verb: str, outcome: str, as_json: bool) -> None:
     for device_id in device_ids:
-        ask(url, "POST", f"/devices/{quoted(device_id)}/{verb}")
-        print(f"{device_id} {outcome}")
+        body = ask(url, "POST", f"/devices/{quoted(device_id)}/{verb}", is_exact=as_json)
+        print(body.decode() if as_json else f"{device_id} {outcome}")
 
 
 def _print_table(devices: tuple[DeviceEntry, ...], *, are_archived: bool) -> None:

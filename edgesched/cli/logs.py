@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgesched.cli.gateway_call import CALL_TIMEOUT_S, GATEWAY, Url, ask, call, quoted
+from edgesched.cli.gateway_call import CALL_TIMEOUT_S, GATEWAY, Url, ask, call, named_by, quoted
 
 FOLLOW_S = 20.0
 RETRY_S = 2.0
@@ -16,7 +16,14 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def command(
-    name: Annotated[str, typer.Argument(metavar="DEVICE|WORKER", help="A worker, or a device for all its workers.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEVICE|WORKER",
+            help="A worker, or a device for all its workers.",
+            autocompletion=named_by("/workers", "id"),
+        ),
+    ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written; Ctrl-C ends it.")] = False,
     since: Annotated[
         str | None, typer.Option("--since", metavar="TIME", help="Only lines of the last 90s, 10m, 2h or 1d.")
@@ -29,15 +36,15 @@ def command(
     path = f"/workers/{quoted(name)}/logs?tail={tail}"
     if since is not None:
         path += f"&since_s={_seconds(since)}"
-    cursor = _print(ask(url, "GET", path), as_json)
+    cursor = _print(ask(url, "GET", path, is_exact=as_json), as_json)
     try:
         while follow:
-            cursor = _print(_next(url, name, cursor), as_json) or cursor
+            cursor = _print(_next(url, name, cursor, is_exact=as_json), as_json) or cursor
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
 
-def _next(url: str, name: str, cursor: int) -> bytes:
+def _next(url: str, name: str, cursor: int, *, is_exact: bool) -> bytes:
     """What is behind the cursor, once there is something. A gateway that is away is waited for."""
     import sys
 
@@ -48,7 +55,7 @@ def _next(url: str, name: str, cursor: int) -> bytes:
     path = f"/workers/{quoted(name)}/logs?tail=5000&after={cursor}&wait_ms={int(FOLLOW_S * 1000)}"
     while True:
         try:
-            return call(url, "GET", path, timeout_s=FOLLOW_S + CALL_TIMEOUT_S)
+            return call(url, "GET", path, is_exact=is_exact, timeout_s=FOLLOW_S + CALL_TIMEOUT_S)
         except InvalidInput as error:
             fail(str(error))
         except PeerUnavailable as error:

@@ -18,7 +18,7 @@ def command(
 
     from edgesched.rest import DEVICE_LIST, MODEL_ENTRY, MODEL_LIST
 
-    models = MODEL_LIST.parse(ask(url, "GET", "/models")).models
+    models = MODEL_LIST.parse(ask(url, "GET", "/models", is_exact=as_json)).models
     if as_json:
         for entry in models:
             print(MODEL_ENTRY.dump(entry).decode())

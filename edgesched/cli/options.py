@@ -33,7 +33,11 @@ Host = Annotated[
 Strategy = Annotated[
     str | None,
     typer.Option(
-        "--strategy", "-s", metavar="NAME", help="How a device is picked: load, fastest or roundrobin. [default: load]"
+        "--strategy",
+        "-s",
+        metavar="NAME",
+        help="How a device is picked: load, fastest or roundrobin. [default: load]",
+        autocompletion=lambda: ["load", "fastest", "roundrobin"],
     ),
 ]
 UploadPath = Annotated[

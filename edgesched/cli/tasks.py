@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgesched.cli.gateway_call import visible_json
+from edgesched.domain.lifecycle import State
 from edgesched.domain.task import Priority
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ STYLES = {"failed": "red", "expired": "yellow", "delivered": "green", "done": "g
 
 @app.command("list")
 def list_tasks(
-    state: Annotated[str | None, typer.Option("--state", help="Only tasks in this state, like failed.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option("--state", help="Only tasks in this state, like failed.", autocompletion=lambda: list(State)),
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only tasks of this model.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="Only tasks that went to this device.")] = None,
     priority: Annotated[Priority | None, typer.Option("--priority", help="Only tasks of this priority.")] = None,
@@ -41,7 +46,6 @@ def list_tasks(
     """The newest tasks."""
     from edgesched import wire
     from edgesched.domain.device import DeviceId
-    from edgesched.domain.lifecycle import State
     from edgesched.domain.task import TaskFilter
     from edgesched.process import fail
     from edgesched.rest import TASK
@@ -56,7 +60,7 @@ def list_tasks(
         for task in tasks:
             print(TASK.dump(task).decode())
     else:
-        _print_tasks(tasks)
+        _print_tasks(tuple(TASK.parse(visible_json(TASK.dump(task))) for task in tasks))
 
 
 @app.command()
@@ -72,40 +76,41 @@ def show(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999, as_json
         if as_json:
             print(TASK_DETAILS.dump(details).decode())
         else:
-            _print_details(details)
+            _print_details(TASK_DETAILS.parse(visible_json(TASK_DETAILS.dump(details))))
 
 
 @app.command()
-def retry(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999) -> None:
+def retry(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999, as_json: Json = False) -> None:
     """Queue failed tasks again, with all their tries."""
     from edgesched.v1 import task_manager_pb2 as pb
 
     for task_id in task_ids:
         request = pb.RetryTaskRequest(task_id=task_id)
-        _ask(host, port, "RetryTask", request)
-        print(f"{task_id} is queued again")
+        _print_told(_ask(host, port, "RetryTask", request), "is queued again", as_json)
 
 
 @app.command()
-def cancel(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999) -> None:
+def cancel(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999, as_json: Json = False) -> None:
     """End open tasks without labels."""
     from edgesched.v1 import task_manager_pb2 as pb
 
     for task_id in task_ids:
         request = pb.CancelTaskRequest(task_id=task_id)
-        _ask(host, port, "CancelTask", request)
-        print(f"{task_id} is cancelled")
+        _print_told(_ask(host, port, "CancelTask", request), "is cancelled", as_json)
 
 
 @app.command()
-def abandon(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999) -> None:
+def abandon(task_ids: TaskIds, host: Host = "127.0.0.1", port: Port = 9999, as_json: Json = False) -> None:
     """Stop trying to deliver labels that no receiver takes. The labels stay in the ledger."""
     from edgesched.v1 import task_manager_pb2 as pb
 
     for task_id in task_ids:
         request = pb.AbandonDeliveryRequest(task_id=task_id)
-        _ask(host, port, "AbandonDelivery", request)
-        print(f"{task_id} will not be delivered; `edgesched tasks show` has its labels")
+        _print_told(
+            _ask(host, port, "AbandonDelivery", request),
+            "will not be delivered; `edgesched tasks show` has its labels",
+            as_json,
+        )
 
 
 def _ask(host: str, port: int, method: str, request: Any) -> Any:
@@ -140,6 +145,14 @@ def _sentences(host: str, port: int) -> Iterator[None]:
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             fail(f"no task manager answers at {host}:{port}; name another --host or --port")
         fail(str(error.details()))
+
+
+def _print_told(reply: Any, outcome: str, as_json: bool) -> None:
+    from edgesched import wire
+    from edgesched.rest import TASK
+
+    task = wire.task(reply)
+    print(TASK.dump(task).decode() if as_json else f"{task.task_id} {outcome}")
 
 
 def _print_tasks(tasks: tuple[Task, ...]) -> None:

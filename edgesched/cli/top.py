@@ -51,7 +51,7 @@ def command(
 
     terminal = console()
     try:
-        first = _look(url)
+        first = _look(url, is_exact=as_json)
     except EdgeSchedError as error:
         fail(str(error))
     if as_json:
@@ -83,7 +83,7 @@ def _show(url: str, look: Look, interval_s: float) -> None:
             live.update(_drawn(look, trouble, terminal.height), refresh=True)
 
 
-def _look(url: str) -> Look:
+def _look(url: str, *, is_exact: bool = False) -> Look:
     """Raises: PeerUnavailable, InvalidInput."""
     from collections.abc import Mapping
 
@@ -91,11 +91,11 @@ def _look(url: str) -> Look:
     from edgesched.errors import PeerUnavailable
     from edgesched.rest import DEVICE_LIST, QUEUE, TASK_PAGE, Wire
 
-    devices = DEVICE_LIST.parse(call(url, "GET", "/devices")).devices
+    devices = DEVICE_LIST.parse(call(url, "GET", "/devices", is_exact=is_exact)).devices
     try:
         counts = Wire[Mapping[State, int]](Mapping[State, int]).parse(call(url, "GET", "/tasks/counts"))
-        queue = QUEUE.parse(call(url, "GET", "/tasks/queue"))
-        tasks = tuple(TASK_PAGE.parse(call(url, "GET", f"/tasks?limit={TASKS_SHOWN}")).tasks)
+        queue = QUEUE.parse(call(url, "GET", "/tasks/queue", is_exact=is_exact))
+        tasks = tuple(TASK_PAGE.parse(call(url, "GET", f"/tasks?limit={TASKS_SHOWN}", is_exact=is_exact)).tasks)
     except PeerUnavailable:
         return Look(devices=devices, counts=None, queue=(), tasks=())
     return Look(devices=devices, counts=counts, queue=queue, tasks=tasks)

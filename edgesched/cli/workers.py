@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgesched.cli.gateway_call import GATEWAY, Url, ask, console, quoted
+from edgesched.cli.gateway_call import GATEWAY, Url, ask, console, named_by, quoted
 
 if TYPE_CHECKING:
     from edgesched.domain.command import Command
@@ -24,7 +24,11 @@ STYLES = {"busy": "cyan", "stopped": "yellow", "down": "red", "restarting": "yel
 Json = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object per line.")]
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[WORKER|DEVICE...]", help="Workers by name; a device id means all its workers."),
+    typer.Argument(
+        metavar="[WORKER|DEVICE...]",
+        help="Workers by name; a device id means all its workers.",
+        autocompletion=named_by("/workers", "id"),
+    ),
 ]
 BoardType = Annotated[str | None, typer.Option("--type", metavar="TYPE", help="All devices of this board type.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="All devices with this label.")]
@@ -52,7 +56,7 @@ def list_workers(url: Url = GATEWAY, as_json: Json = False) -> None:
     """Every worker: process, state, task, restarts, exit codes."""
     from edgesched.rest import WORKER_ENTRY, WORKER_LIST
 
-    workers = WORKER_LIST.parse(ask(url, "GET", "/workers")).workers
+    workers = WORKER_LIST.parse(ask(url, "GET", "/workers", is_exact=as_json)).workers
     if as_json:
         for entry in workers:
             print(WORKER_ENTRY.dump(entry).decode())
@@ -140,7 +144,7 @@ def _tell(
     ended: list[Command] = []
     while waiting:
         for command_id in list(waiting):
-            waiting[command_id] = COMMAND.parse(ask(url, "GET", f"/commands/{command_id}"))
+            waiting[command_id] = COMMAND.parse(ask(url, "GET", f"/commands/{command_id}", is_exact=as_json))
             if not waiting[command_id].is_open:
                 ended.append(waiting.pop(command_id))
                 _print_end(ended[-1], as_json)

@@ -92,3 +92,10 @@ async def test_refusals_are_one_sentence_and_exit_code_2(gateway: GatewayUnderTe
     gateway.url = f"http://127.0.0.1:{await closed_port()}"
     result = await typed(gateway, "list")
     assert (result.exit_code, "no gateway answers at" in result.output) == (2, True)
+
+
+async def test_operators_scripts_get_the_device_as_it_is_then(gateway: GatewayUnderTest) -> None:
+    for verb, is_cordoned in (("cordon", True), ("uncordon", False), ("drain", True)):
+        device = json.loads((await typed(gateway, verb, "rk-1", "--json")).output)["device"]
+        assert (device["device_id"], device["is_cordoned"]) == ("rk-1", is_cordoned)
+    assert json.loads((await typed(gateway, "label", "rk-1", "a=b", "--json")).output)["device"]["labels"]["a"] == "b"

@@ -16,7 +16,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edgesched.cli import logs, models, top, workers
+from edgesched.cli import devices, logs, models, top, workers
+from edgesched.cli.gateway_call import named_by
 from tests.support.agent_parts import WITHIN_S
 from tests.support.gateways import GatewayUnderTest, agent_port, closed_port, gateway_under_test
 
@@ -208,3 +209,38 @@ def read_until(terminal: int, wanted: bytes | None) -> bytes:
             return seen
         seen += data
     return seen
+
+
+# -- what boards write
+
+
+HOSTILE = "\x1b[2J\x1b[31mall is well\x07\r\u202e"
+SEEN = r"\x1b[2J\x1b[31mall is well\x07\r\u202e"
+
+
+async def test_what_boards_write_does_not_steer_the_terminal(gateway: GatewayUnderTest) -> None:
+    log = {"worker": "rk-1-0", "after": 3, "lines": [{"number": 4, "age_ms": 0, "text": HOSTILE}]}
+    await gateway.call("POST", "/devices/rk-1/logs", {"boot_id": "boot-1", "logs": [log]})
+    worker = WORKERS[0] | {"state": "down", "reason": HOSTILE}
+    await gateway.heartbeat("rk-1", unhealthy_reason=HOSTILE, workers=[worker])
+    for app, arguments in (
+        (app_of(logs.command), ("rk-1",)),
+        (devices.app, ("list",)),
+        (devices.app, ("show", "rk-1")),
+        (workers.app, ("list",)),
+    ):
+        output = (await typed(gateway, app, *arguments)).output
+        assert SEEN in output, (arguments, output)
+        assert not {"\x1b", "\x07", "\r", "\u202e"} & set(output), (arguments, output)
+    exact = (await typed(gateway, app_of(logs.command), "rk-1", "--json")).output.splitlines()[-1]
+    assert json.loads(exact)["text"] == HOSTILE, "scripts get what was written"
+
+
+async def test_names_are_completed_from_what_the_gateway_knows(gateway: GatewayUnderTest) -> None:
+    complete = named_by("/workers", "id")
+    context = typer.Context(typer.main.get_command(app_of(logs.command)))
+    context.params = {"url": gateway.url}
+    assert await asyncio.to_thread(complete, context, "rk-1-") == ["rk-1-0", "rk-1-1"]
+    assert await asyncio.to_thread(complete, context, "x") == []
+    context.params = {"url": f"http://127.0.0.1:{await closed_port()}"}
+    assert await asyncio.to_thread(complete, context, "") == [], "a shell is not told of errors"
