@@ -120,7 +120,7 @@ def make_placement(
 
 def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
     health = Health(gateway.fleet, tasks, gateway.rivals)
-    hub = EventHub(gateway.registry, gateway.fleet, tasks, gateway.activity, problems=health.problems)
+    hub = EventHub(gateway.registry, gateway.fleet, tasks, gateway.activity, troubles=health.troubles)
     metrics = Metrics(gateway.fleet, tasks, gateway.activity)
     gateway.placement.observers += (metrics.observe,)
     routes = (

@@ -20,6 +20,7 @@ from edgesched.domain.task import Task, TaskId, TaskStats
 from edgesched.errors import Overloaded, PeerUnavailable
 from edgesched.ports import TaskQueries
 from gateway.activity import Activity, ActivityPoint
+from gateway.api.health import TROUBLES, Trouble
 from gateway.fleet import Fleet
 from gateway.registry import Registry
 
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 COUNT_EVERY_TICKS = 2
 LOOK_FOR_SILENCE_EVERY_TICKS = 2
-LOOK_FOR_PROBLEMS_EVERY_TICKS = 4
+LOOK_FOR_TROUBLES_EVERY_TICKS = 4
 MAX_TASKS_PER_TICK = 100
 """The newest ones; `omitted` counts the others. More than this in half a second nobody reads."""
 
@@ -89,16 +90,16 @@ class EventHub:
         tasks: TaskQueries,
         activity: Activity,
         *,
-        problems: Callable[[], Awaitable[Sequence[str]]],
+        troubles: Callable[[], Awaitable[tuple[Trouble, ...]]],
         tick_s: float = TICK_S,
     ) -> None:
-        """problems: what /health says is wrong."""
+        """troubles: what /health says is wrong."""
         self._registry = registry
         self._fleet = fleet
         self._tasks = tasks
         self._activity = activity
-        self._look_for_problems = problems
-        self._problems: Sequence[str] | None = None  # as all readers know them; None: some may not
+        self._look_for_troubles = troubles
+        self._troubles: tuple[Trouble, ...] | None = None  # as all readers know them; None: some may not
         self._tick_s = tick_s
         self._readers: set[Reader] = set()
         self._gathering: asyncio.Task[None] | None = None
@@ -160,8 +161,8 @@ class EventHub:
                 self._send_points()
                 if tick % COUNT_EVERY_TICKS == 0:
                     await self._send_counts()
-                if tick % LOOK_FOR_PROBLEMS_EVERY_TICKS == 0:
-                    await self._send_problems()
+                if tick % LOOK_FOR_TROUBLES_EVERY_TICKS == 0:
+                    await self._send_troubles()
 
     async def _stop(self) -> None:
         gathering, self._gathering = self._gathering, None
@@ -235,11 +236,11 @@ class EventHub:
             self._are_counts_old = False
             self._publish("counts", _counts_json(stats))
 
-    async def _send_problems(self) -> None:
-        problems = await self._look_for_problems()
-        if problems != self._problems:
-            self._problems = problems
-            self._publish("problems", json.dumps({"problems": problems}).encode())
+    async def _send_troubles(self) -> None:
+        troubles = await self._look_for_troubles()
+        if troubles != self._troubles:
+            self._troubles = troubles
+            self._publish("problems", b'{"problems":%b}' % TROUBLES.dump(troubles))
 
     def _publish(self, event: str, data: bytes) -> None:
         whole = frame(event, data)
@@ -250,11 +251,11 @@ class EventHub:
         counts: bytes = b"null"
         with contextlib.suppress(PeerUnavailable):
             counts = _counts_json(await self._tasks.stats())
-        problems = json.dumps(await self._look_for_problems()).encode()
-        self._problems = None
+        troubles = TROUBLES.dump(await self._look_for_troubles())
+        self._troubles = None
         entries: Sequence[rest.DeviceEntry] = self._fleet.entries()
         history = rest.Wire[tuple[ActivityPoint, ...]](tuple[ActivityPoint, ...]).dump(tuple(self._activity.history()))
-        known = (counts, ENTRIES.dump(tuple(entries)), history, problems)
+        known = (counts, ENTRIES.dump(tuple(entries)), history, troubles)
         return b'{"counts":%b,"devices":%b,"activity":%b,"problems":%b}' % known
 
 

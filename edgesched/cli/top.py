@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -73,7 +75,7 @@ def _show(url: str, look: Look, interval_s: float) -> None:
 
     terminal = console()
     with Live(_drawn(look, None, terminal.height), console=terminal, screen=True, auto_refresh=False) as live:
-        while True:
+        while os.isatty(sys.stdout.fileno()):  # a window that was closed takes its terminal along
             time.sleep(interval_s)
             trouble = None
             try:

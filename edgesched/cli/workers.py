@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgesched.cli.gateway_call import GATEWAY, Url, ask, console, named_by, quoted
+from edgesched.cli.gateway_call import GATEWAY, Url, ask, call, console, named_by, quoted
 
 if TYPE_CHECKING:
     from edgesched.domain.command import Command
@@ -131,6 +131,7 @@ def _tell(
     as_json: bool,
 ) -> None:
     """Ends with exit code 1 if something was not done (in time)."""
+    from edgesched.errors import InvalidInput, PeerUnavailable
     from edgesched.process import fail
     from edgesched.rest import COMMAND
 
@@ -144,7 +145,15 @@ def _tell(
     ended: list[Command] = []
     while waiting:
         for command_id in list(waiting):
-            waiting[command_id] = COMMAND.parse(ask(url, "GET", f"/commands/{command_id}", is_exact=as_json))
+            try:
+                answer = call(url, "GET", f"/commands/{command_id}", is_exact=as_json)
+            except PeerUnavailable as error:  # a gateway that starts again still knows the command
+                if time.monotonic() >= until:
+                    fail(f"{error}; what was ordered is kept there")
+                break
+            except InvalidInput as error:
+                fail(str(error))
+            waiting[command_id] = COMMAND.parse(answer)
             if not waiting[command_id].is_open:
                 ended.append(waiting.pop(command_id))
                 _print_end(ended[-1], as_json)

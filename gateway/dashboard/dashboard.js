@@ -6,7 +6,7 @@ import { drawDetailAgain, noteTasks, startDetail } from "./detail.js";
 import { drawDeviceAgain, noteDevices, startDevice } from "./device.js";
 import { byId, el, perFrame, setData, setText, show } from "./dom.js";
 import { changeDevices, deviceCount, drawFleetAgain, fleetListeners, readyCount, setDevices, startFleet, total } from "./fleet.js";
-import { duration, otherLanguage, plain, setLanguage, STRINGS, t, translatePage, UNKNOWN } from "./strings.js";
+import { duration, has, otherLanguage, plain, setLanguage, STRINGS, t, translatePage, UNKNOWN } from "./strings.js";
 import { changeTasks, countOf, countsListeners, drawTasksAgain, readTasks, setCounts, startTasks } from "./tasks.js";
 import { drawUploadAgain, readModels, startUpload } from "./upload.js";
 
@@ -42,11 +42,24 @@ function drawLink() {
   show(node, banner !== null);
 }
 
-/** What /health says is wrong, in its words. */
-function setProblems(problems) {
+let problems = [];
+
+/** What /health says is wrong. That the task manager is away has a banner of its own. */
+function setProblems(newProblems) {
+  problems = newProblems.filter(({ kind }) => kind !== "task_manager_away");
+  drawProblems();
+}
+
+function drawProblems() {
   const host = byId("problems");
-  host.replaceChildren(...problems.map((text) => el("li", { textContent: text })));
+  host.replaceChildren(...problems.map((problem) => el("li", { textContent: inWords(problem) })));
   show(host, problems.length > 0);
+}
+
+function inWords({ kind, text, values }) {
+  if (!has(`problem_${kind}`)) return text;
+  const standings = Object.entries(values.standings ?? {}).map(([state, n]) => `${n} ${t(state)}`);
+  return t(`problem_${kind}`, { ...values, standings: standings.join(", ") });
 }
 
 function say(newLink, newBanner) {
@@ -104,6 +117,7 @@ const news = {
 
 function translate() {
   translatePage();
+  drawProblems();
   setText(byId("language"), STRINGS[otherLanguage()].languageName);
   drawLink();
   drawTiles();

@@ -8,6 +8,18 @@ const STATES_ZH = {
   queued: "排队中", dispatched: "已发往设备", running: "设备处理中", done: "已标注", delivered: "已交付",
   failed: "失败", expired: "已过期", cancelled: "已取消",
 };
+const PROBLEMS_EN = {
+  devices_silent: "{n} silent: {devices}", devices_unhealthy: "{n} unhealthy: {devices}", no_device_ready: "No device is ready.",
+  idle_fleet: "{n} queued tasks wait and no device takes work ({standings}): uncordon one, or look at the boards.",
+  idle_model: "{n} queued tasks of model {model} wait and no device that takes work can run it: add its build to a board, give one that has it work again, or cancel them.",
+  undelivered: "{n} labelled tasks are not delivered, the oldest for {seconds} s: start their receiver, or give up their delivery.",
+};
+const PROBLEMS_ZH = {
+  devices_silent: "{n} 台设备失联：{devices}", devices_unhealthy: "{n} 台设备异常：{devices}", no_device_ready: "没有就绪的设备。",
+  idle_fleet: "{n} 个任务在排队，但没有设备接受任务（{standings}）：恢复派发其中一台，或检查设备。",
+  idle_model: "模型 {model} 有 {n} 个任务在排队，但没有接受任务的设备能运行它：给设备添加该模型的构建，恢复派发有它的设备，或取消这些任务。",
+  undelivered: "{n} 个已标注的任务没有交付，最久的已等 {seconds} 秒：启动它们的接收方，或放弃交付。",
+};
 const WORKERS_EN = {
   starting: "starting", ready: "ready", busy: "busy", stopping: "stopping", restarting: "restarting", stopped: "stopped", down: "down",
 };
@@ -56,7 +68,7 @@ export const STRINGS = {
     stopSure: "Stop {whom}? It gets no work until it is started again.", killSure: "Kill {whom} at once? The picture in hand goes elsewhere, and it stays ended until it is started again.",
     process: "process", currentTask: "task", noProcess: "no process", restarts: "restarts: {n}", exitCodes: "exit codes:", signal: "signal {n}", boardSilent: "board silent (was {state})", noWorkers: "The board has not told of its workers yet.", told_before: "What was told lately",
     log: "Log", logOf: "of", follow: "Follow", noLog: "Nothing was written yet.",
-    ...named("state_", STATES_EN), ...named("worker_", WORKERS_EN), ...named("command_", COMMANDS_EN),
+    ...named("problem_", PROBLEMS_EN), ...named("state_", STATES_EN), ...named("worker_", WORKERS_EN), ...named("command_", COMMANDS_EN),
   },
   zh: {
     languageName: "中文", skip: "跳到设备", skipToTasks: "跳到任务", api: "接口", metrics: "指标", now: "现状",
@@ -91,7 +103,7 @@ export const STRINGS = {
     stopSure: "停止{whom}？再次启动之前不会接到任务。", killSure: "立即结束{whom}？手头的图片交给别处，再次启动之前不会工作。",
     process: "进程", currentTask: "任务", noProcess: "没有进程", restarts: "重启 {n} 次", exitCodes: "退出码：", signal: "信号 {n}", boardSilent: "设备失联（此前：{state}）", noWorkers: "设备还没有报告工作进程。", told_before: "最近的指令",
     log: "日志", logOf: "来源", follow: "跟随", noLog: "还没有内容。",
-    ...named("state_", STATES_ZH), ...named("worker_", WORKERS_ZH), ...named("command_", COMMANDS_ZH),
+    ...named("problem_", PROBLEMS_ZH), ...named("state_", STATES_ZH), ...named("worker_", WORKERS_ZH), ...named("command_", COMMANDS_ZH),
   },
 };
 
@@ -114,6 +126,9 @@ export function setLanguage(name) {
 
 /** The word for what a board or the gateway calls `name`; as it is, if they are newer than this page. */
 export const word = (kind, name) => STRINGS[language][`${kind}_${name}`] ?? name;
+
+/** Whether there are words for a key: what comes from the gateway may be newer than this page. */
+export const has = (key) => key in STRINGS[language];
 
 /** The words behind a key. */
 export function t(key, values = {}) {

@@ -346,7 +346,7 @@ async def test_health_is_degraded_but_200_when_something_is_missing(two_boards: 
     answer = await two_boards.call("GET", "/api/v1/health")
     assert (answer.status, answer.body["status"], answer.body["tasks"]) == (200, "degraded", None)
     assert answer.body["devices"] == {"ready": 1, "unhealthy": 1, "silent": 0}
-    assert answer.body["problems"] == ["devices unhealthy: 1", "the task manager does not answer; start it"]
+    assert answer.body["problems"] == ["devices unhealthy: 1 (slow)", "the task manager does not answer; start it"]
 
 
 async def test_health_is_degraded_while_tasks_wait_and_no_device_takes_work(two_boards: GatewayUnderTest) -> None:

@@ -88,7 +88,9 @@ async def test_what_is_wrong_is_told_when_it_changes(gateway: GatewayUnderTest) 
             assert (await listener.next("problems"))["problems"] == [], "whoever came before has heard it now"
             await gateway.call("POST", "/devices/rk-1/cordon")
             (problem,) = (await listener.next("problems"))["problems"]
-            assert "no device takes work (1 cordoned)" in problem
+            assert problem["kind"] == "idle_fleet"
+            assert problem["values"] == {"n": 2, "standings": {"cordoned": 1}}
+            assert "no device takes work (1 cordoned)" in problem["text"]
             await gateway.call("POST", "/devices/rk-1/uncordon")
             assert (await listener.next("problems"))["problems"] == []
 
@@ -178,7 +180,7 @@ async def small_gateway(
     async with gateway_parts(ManualClock()) as parts:
         desk = tasks or CannedTasks()
         health = Health(parts.fleet, desk, parts.rivals)
-        hub = EventHub(parts.registry, parts.fleet, desk, parts.activity, problems=health.problems)
+        hub = EventHub(parts.registry, parts.fleet, desk, parts.activity, troubles=health.troubles)
         app = web.Application(middlewares=[problems])
         for route in Events(hub, parts.activity, **options).routes():
             app.router.add_get(route.path, route.handler)

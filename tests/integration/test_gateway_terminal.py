@@ -194,7 +194,24 @@ async def test_top_is_live_in_a_terminal_and_ends_with_ctrl_c(gateway: GatewayUn
         assert await asyncio.wait_for(child.wait(), WITHIN_S) == 0
         assert b"Traceback" not in rest
     finally:
+        if child.returncode is None:
+            child.kill()
         os.close(ours)
+
+
+async def test_top_ends_when_its_terminal_is_gone_also_where_nobody_is_told(gateway: GatewayUnderTest) -> None:
+    ours, theirs = pty.openpty()
+    ignoring = "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); sys.argv[0] = 'edgesched'; "
+    arguments = ["-c", ignoring + "from edgesched.cli.main import main; main()", "top", "-i", "0.2", "-u", gateway.url]
+    child = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        await asyncio.wait_for(asyncio.to_thread(read_until, ours, b"devices ready"), WITHIN_S)
+        os.close(ours)
+        await asyncio.wait_for(child.wait(), WITHIN_S)
+    finally:
+        if child.returncode is None:
+            child.kill()
 
 
 def read_until(terminal: int, wanted: bytes | None) -> bytes:
