@@ -9,17 +9,21 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import pytest
 import typer
+from aiohttp import web
 from typer.testing import CliRunner
 
 from edgesched.cli import devices, logs, models, top, workers
 from edgesched.cli.gateway_call import named_by
+from gateway.app import listening
 from tests.support.agent_parts import WITHIN_S
-from tests.support.gateways import GatewayUnderTest, agent_port, closed_port, gateway_under_test
+from tests.support.gateways import LOCALHOST, GatewayUnderTest, agent_port, closed_port, gateway_under_test
 
 WORKERS = [
     {"name": "rk-1-0", "pid": 4711, "state": "busy", "current_task": "0190aa", "restarts": 2, "last_exit_code": -11},
@@ -115,6 +119,39 @@ async def test_what_makes_no_sense_is_one_sentence(
 
 
 # -- logs
+
+
+@asynccontextmanager
+async def gateway_that_answers(told: Any, looks: Iterator[web.Response]) -> AsyncIterator[str]:
+    """Its URL. told: to an order; looks: to each question what became of it."""
+
+    async def order(_: web.Request) -> web.Response:
+        return web.json_response(told)
+
+    async def look(_: web.Request) -> web.Response:
+        return next(looks)
+
+    app = web.Application()
+    app.router.add_post("/api/v1/workers/rk-1/command", order)
+    app.router.add_get("/api/v1/commands/{id}", look)
+    async with listening(app, host=LOCALHOST, http_port=0, browser_port=None) as ports:
+        yield f"http://{LOCALHOST}:{ports.http}"
+
+
+async def test_a_wait_outlives_a_gateway_that_starts_again(gateway: GatewayUnderTest) -> None:
+    told = (await gateway.call("POST", "/devices/rk-1/command", {"command": "stop"})).body
+    looks = iter([web.Response(status=503), web.json_response(told | {"state": "done"})])
+    async with gateway_that_answers(told, looks) as gateway.url:
+        result = await typed(gateway, workers.app, "stop", "rk-1")
+    assert (result.exit_code, "stop done" in result.output) == (0, True), result.output
+
+
+async def test_a_gateway_that_stays_away_ends_the_wait(gateway: GatewayUnderTest) -> None:
+    told = (await gateway.call("POST", "/devices/rk-1/command", {"command": "stop"})).body
+    looks = (web.Response(status=503) for _ in count())
+    async with gateway_that_answers(told, looks) as gateway.url:
+        result = await typed(gateway, workers.app, "stop", "rk-1", "--wait", "0.5")
+    assert (result.exit_code, "what was ordered is kept there" in result.output) == (2, True), result.output
 
 
 async def test_logs_are_read_by_tail_and_time(gateway: GatewayUnderTest) -> None:
