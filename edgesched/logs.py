@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from edgesched.errors import StartupError
+from edgesched.errors import StartupError, visible
 
 ROTATE_BYTES = 20 * 1024 * 1024
 ROTATE_FILES = 5
@@ -57,7 +57,7 @@ class JsonFormatter(logging.Formatter):
 
 def _plain(value: object) -> str:
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "\n=') else text
+    return visible(json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "\n=') else text)
 
 
 def malformed_in_one_line(record: logging.LogRecord) -> bool:

@@ -34,6 +34,7 @@ from gateway.dashboard import Dashboard
 from gateway.events import EventHub
 from gateway.fleet import Fleet
 from gateway.log_rows import LogRows
+from gateway.lookout import Lookout
 from gateway.metrics import Metrics
 from gateway.pages import Pages
 from gateway.problems import problems
@@ -119,8 +120,8 @@ def make_placement(
 
 
 def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
-    health = Health(gateway.fleet, tasks, gateway.rivals)
-    hub = EventHub(gateway.registry, gateway.fleet, tasks, gateway.activity, troubles=health.troubles)
+    lookout = Lookout(gateway.fleet, tasks, gateway.rivals)
+    hub = EventHub(gateway.registry, gateway.fleet, tasks, gateway.activity, lookout)
     metrics = Metrics(gateway.fleet, tasks, gateway.activity)
     gateway.placement.observers += (metrics.observe,)
     routes = (
@@ -131,7 +132,7 @@ def build_app(gateway: Gateway, tasks: TaskDesk) -> web.Application:
         *Tasks(tasks, Uploads(tasks), Sender()).routes(),
         *Models(tasks, gateway.registry).routes(),
         *Events(hub, gateway.activity).routes(),
-        *health.routes(),
+        *Health(lookout).routes(),
         *LinkProbe().routes(),
         *metrics.routes(),
     )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from edgesched import rest
@@ -20,8 +20,8 @@ from edgesched.domain.task import Task, TaskId, TaskStats
 from edgesched.errors import Overloaded, PeerUnavailable
 from edgesched.ports import TaskQueries
 from gateway.activity import Activity, ActivityPoint
-from gateway.api.health import TROUBLES, Trouble
 from gateway.fleet import Fleet
+from gateway.lookout import TROUBLES, Lookout, Trouble
 from gateway.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -89,16 +89,15 @@ class EventHub:
         fleet: Fleet,
         tasks: TaskQueries,
         activity: Activity,
+        lookout: Lookout,
         *,
-        troubles: Callable[[], Awaitable[tuple[Trouble, ...]]],
         tick_s: float = TICK_S,
     ) -> None:
-        """troubles: what /health says is wrong."""
         self._registry = registry
         self._fleet = fleet
         self._tasks = tasks
         self._activity = activity
-        self._look_for_troubles = troubles
+        self._lookout = lookout
         self._troubles: tuple[Trouble, ...] | None = None  # as all readers know them; None: some may not
         self._tick_s = tick_s
         self._readers: set[Reader] = set()
@@ -237,7 +236,7 @@ class EventHub:
             self._publish("counts", _counts_json(stats))
 
     async def _send_troubles(self) -> None:
-        troubles = await self._look_for_troubles()
+        troubles = (await self._lookout.look()).troubles
         if troubles != self._troubles:
             self._troubles = troubles
             self._publish("problems", b'{"problems":%b}' % TROUBLES.dump(troubles))
@@ -251,7 +250,7 @@ class EventHub:
         counts: bytes = b"null"
         with contextlib.suppress(PeerUnavailable):
             counts = _counts_json(await self._tasks.stats())
-        troubles = TROUBLES.dump(await self._look_for_troubles())
+        troubles = TROUBLES.dump((await self._lookout.look()).troubles)
         self._troubles = None
         entries: Sequence[rest.DeviceEntry] = self._fleet.entries()
         history = rest.Wire[tuple[ActivityPoint, ...]](tuple[ActivityPoint, ...]).dump(tuple(self._activity.history()))

@@ -172,7 +172,7 @@ class Ledger(Protocol):
 
     async def counts(self) -> TaskCounts: ...
 
-    def queued(self) -> Mapping[Line, int]:
+    async def queued(self) -> Mapping[Line, int]:
         """How many tasks are QUEUED in each line that has any."""
         ...
 

@@ -174,7 +174,7 @@ class MemoryLedger:
         states = [task.state for task in self._tasks.values()]
         return {state: states.count(state) for state in State}
 
-    def queued(self) -> Mapping[Line, int]:
+    async def queued(self) -> Mapping[Line, int]:
         return Counter(task.line for task in self._queued())
 
     async def totals(self) -> Totals:

@@ -165,7 +165,7 @@ class SqliteLedger:
     async def counts(self) -> TaskCounts:
         return dict(self._writer.head.counts)
 
-    def queued(self) -> Mapping[Line, int]:
+    async def queued(self) -> Mapping[Line, int]:
         return dict(self._writer.head.queued)
 
     async def totals(self) -> Totals:

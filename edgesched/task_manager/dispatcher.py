@@ -25,17 +25,16 @@ from edgesched.wake import Wake
 
 log = logging.getLogger(__name__)
 
-LINE_CAPACITY = 2_048  # rows of one line cached in memory; the rest waits in the ledger
-REFILL_BELOW = 512
+QUEUE_CAPACITY = 8_192  # rows cached in memory, shared by the lines; the rest waits in the ledger
+LONGEST_LINE = 2_048
+SHORTEST_LINE = 64  # however many lines there are: enough for the boards that run one model
 FIRST_BITE = 8  # tasks per model in the first placement call of a round; doubled while all of them find a device
 LARGEST_BITE = 256
 DEEPEST_LOOK = 1_024  # into one line, when its first tasks wait for busy devices while another device has room
 LOOK_AGAIN_MS = 1_000.0  # at least this often, hint or no hint
 FULL_MS = 100.0  # so long a line that found every device full is believed to, however many join it
 MAX_SAMPLES = 4_096
-ROOM_PAUSE_S = (
-    0.002  # ends of attempts on a full fleet within this time are one decision; a window holds more than that
-)
+ROOM_PAUSE_S = 0.002  # ends of attempts on a full fleet within this time are one decision: a window holds more
 FLEET_PAUSE_S = 0.1  # changes of the fleet that come within this time are one: a thousand boards may register at once
 
 
@@ -79,7 +78,7 @@ class Dispatcher:
         for task in tasks:
             line = task.line
             claimed_seq = self._claimed.get(line)
-            if claimed_seq is None or line in self._has_more or self._queue.length(line) >= LINE_CAPACITY:
+            if claimed_seq is None or line in self._has_more or self._queue.length(line) >= self._capacity():
                 self._has_more.add(line)
             else:
                 self._queue.add(QueuedTask(task), self._clock.monotonic_ms())
@@ -142,7 +141,7 @@ class Dispatcher:
     async def run(self, listener: LinkListener) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_fleet(), name="Dispatcher.follow_fleet")
-            self._has_more |= self._ledger.queued().keys()
+            self._has_more |= (await self._ledger.queued()).keys()
             while True:
                 if self._is_open:
                     await self._refill()
@@ -178,14 +177,19 @@ class Dispatcher:
         is_quiet = not len(self._queue) and not len(self._attempts) and self._events.is_idle
         if is_quiet and self._clock.monotonic_ms() - self._claimed_at_ms >= LOOK_AGAIN_MS:
             self._claimed.clear()  # rows are the truth: look at all of them again
-            self._has_more |= self._ledger.queued().keys()
+            self._has_more |= (await self._ledger.queued()).keys()
             self._claimed_at_ms = self._clock.monotonic_ms()
 
     async def _refill(self) -> None:
+        capacity = self._capacity()
         for line in sorted(self._has_more):
             length = self._queue.length(line)
-            if length < REFILL_BELOW:
-                await self._claim(line, LINE_CAPACITY - length)
+            if length < capacity // 4:
+                await self._claim(line, capacity - length)
+
+    def _capacity(self) -> int:
+        """Rows of one line that may be in memory: with many models the queue is not to grow with each of them."""
+        return max(SHORTEST_LINE, min(LONGEST_LINE, QUEUE_CAPACITY // max(1, len(self._claimed))))
 
     async def _claim(self, line: Line, limit: int) -> None:
         self._claimed_at_ms = self._clock.monotonic_ms()

@@ -54,7 +54,7 @@ class Figures:
         labelled_at_ms = min((task.updated_at_ms for task in undelivered), default=None)
         return TaskStats(
             counts=await self._ledger.counts(),
-            queued=self._ledger.queued(),
+            queued=await self._ledger.queued(),
             open_bytes=self._backlog.size_bytes,
             undelivered=len(undelivered),
             oldest_undelivered_ms=(

@@ -19,7 +19,7 @@ const LOOK_EVERY_MS = 2000;
 const tasks = new Map(); // id -> task; the newest SHOWN that fit the chosen state
 const rows = new Map(); // id -> {node, cells, revision}
 let counts = null;
-let queue = []; // {model, priority, tasks}
+let queue = []; // {model, priority, tasks}, in the order in which they are shown
 let isAway = false; // the task manager: what it would say is not known
 let areTasksRead = false;
 let deadSeen = -1;
@@ -71,13 +71,11 @@ const drawCounts = perFrame(() => {
 const lineName = ({ model, priority }) => `${model} · ${t(`priority_${priority}`)}`;
 
 function drawQueue() {
-  const place = (line) => `${line.model}\0${PRIORITIES.indexOf(line.priority)}`;
-  const lines = [...queue].sort((a, b) => (place(a) < place(b) ? -1 : 1));
-  const most = Math.max(1, ...lines.map((line) => line.tasks));
+  const most = Math.max(1, ...queue.map((line) => line.tasks));
   const host = byId("lines");
-  while (host.children.length > lines.length) host.lastChild.remove();
-  while (host.children.length < lines.length) host.append(el("div", { className: "meter" }, el("span"), el("span", { className: "track" }, el("span", { className: "fill" })), el("b")));
-  lines.forEach((line, at) => {
+  while (host.children.length > queue.length) host.lastChild.remove();
+  while (host.children.length < queue.length) host.append(el("div", { className: "meter" }, el("span"), el("span", { className: "track" }, el("span", { className: "fill" })), el("b")));
+  queue.forEach((line, at) => {
     const [name, track, value] = host.children[at].children;
     setText(name, lineName(line));
     name.title = name.textContent;

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from edgesched.domain.device import DeviceId
 from edgesched.domain.lifecycle import Event, State
-from edgesched.domain.task import AttemptId, FailureKind, ImageRef, Line, Priority, TaskFilter, TaskId
+from edgesched.domain.task import FailureKind, Line, Priority, TaskFilter, TaskId
 from edgesched.errors import Conflict, InvalidInput, NotKnown
-from edgesched.ledger.base import Ledger, LedgerEvent
-from edgesched.ledger.memory import MemoryLedger
-from edgesched.ledger.sqlite import SqliteLedger
+from edgesched.ledger.base import Ledger
 from tests.support.ledgers import (
     BOARD,
     LINE,
@@ -35,21 +31,6 @@ from tests.support.ledgers import (
 )
 
 E, S = Event, State
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: SetClock) -> AsyncIterator[Ledger]:
-    if request.param == "memory":
-        yield MemoryLedger(now_ms=clock.now_ms)
-        return
-    path = tmp_path / "ledger.sqlite3"
-    async with SqliteLedger.opened(path, now_ms=clock.now_ms, durability="process") as opened:
-        yield opened
 
 
 # --- accepting ---------------------------------------------------------------------------------------------------
@@ -146,7 +127,7 @@ async def test_nothing_asked_is_nothing_answered(ledger: Ledger) -> None:
     assert list(await ledger.apply_many([])) == []
     assert list(await ledger.get_many([])) == []
     assert list(await ledger.claim(LINE, limit=0)) == []
-    assert ledger.queued() == {}
+    assert await ledger.queued() == {}
 
 
 # --- claiming ----------------------------------------------------------------------------------------------------
@@ -163,7 +144,7 @@ async def test_each_model_and_priority_is_a_line_of_its_own(ledger: Ledger) -> N
     low = [await accepted(ledger, new_task(priority=Priority.LOW)) for _ in range(2)]
     high = await accepted(ledger, new_task(priority=Priority.HIGH))
     other = await accepted(ledger, new_task(model="faces", priority=Priority.HIGH))
-    assert ledger.queued() == {low[0].line: 2, high.line: 1, other.line: 1}
+    assert await ledger.queued() == {low[0].line: 2, high.line: 1, other.line: 1}
     assert list(await ledger.claim(low[0].line, limit=9)) == low
     assert list(await ledger.claim(high.line, limit=9)) == [high]
     assert list(await ledger.claim(other.line, limit=9)) == [other]
@@ -174,12 +155,12 @@ async def test_a_line_is_as_long_as_its_queued_tasks(ledger: Ledger) -> None:
     first, second, third = [await accepted(ledger) for _ in range(3)]
     await applied(ledger, sent_out(first.task_id, "a"))
     await applied(ledger, about(second.task_id, E.CANCELLED))
-    assert ledger.queued() == {LINE: 1}
+    assert await ledger.queued() == {LINE: 1}
     await applied(ledger, about(first.task_id, E.ATTEMPT_FAILED, "a"))
-    assert ledger.queued() == {LINE: 2}, "it is tried again"
+    assert await ledger.queued() == {LINE: 2}, "it is tried again"
     await applied(ledger, finished(first.task_id, "a"))
     await applied(ledger, sent_out(third.task_id, "b"))
-    assert ledger.queued() == {}
+    assert await ledger.queued() == {}
 
 
 async def test_tasks_are_listed_by_priority(ledger: Ledger) -> None:
@@ -429,247 +410,6 @@ async def test_a_dead_letter_without_its_picture_cannot_be_replayed(ledger: Ledg
     assert (answer.task, answer.is_stale) == (lost.task, True)
 
 
-# --- pictures that are gone ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("state", [S.QUEUED, S.DISPATCHED, S.RUNNING])
-async def test_a_task_whose_picture_is_gone_fails_with_that_cause(ledger: Ledger, state: State) -> None:
-    task = await accepted(ledger)
-    if state is not S.QUEUED:
-        await applied(ledger, sent_out(task.task_id, "a"))
-    if state is S.RUNNING:
-        await applied(ledger, about(task.task_id, E.ACCEPTED, "a"))
-    answer = await applied(ledger, picture_lost(task.task_id))
-    assert answer.task is not None
-    assert (answer.before, answer.task.state, answer.task.image) == (state, S.FAILED, None)
-    assert answer.task.last_error == "picture_lost: its file is gone"
-    attempts = (await ledger.details(task.task_id)).attempts
-    assert [(a.ended_at_ms is None, a.failure is None) for a in attempts] == [(False, False)] * (state is not S.QUEUED)
-    assert await ledger.live_images() == frozenset()
-    if state is not S.QUEUED:  # the board had it all the same
-        late = await applied(ledger, finished(task.task_id, "a"))
-        assert late.task is not None
-        assert late.task.state is S.DONE
-
-
-async def test_a_settled_task_loses_its_picture_and_nothing_else(ledger: Ledger, clock: SetClock) -> None:
-    task = await done(ledger)
-    clock.wall_ms += 1_000
-    answer = await applied(ledger, picture_lost(task.task_id))
-    assert answer.task is not None
-    assert (answer.task.image, answer.task.state, answer.task.last_error) == (None, S.DONE, None)
-    assert answer.task.updated_at_ms == task.updated_at_ms, "retention counts from when it settled"
-    assert answer.task.revision > task.revision
-    again = await applied(ledger, picture_lost(task.task_id))
-    assert (again.task, again.is_stale) == (answer.task, True)
-
-
-# --- labels that no receiver takes ---------------------------------------------------------------------------------
-
-
-async def test_an_abandoned_delivery_ends_the_life_of_its_task(ledger: Ledger, clock: SetClock) -> None:
-    task = await done(ledger, new_task(receiver_url=RECEIVER))
-    clock.wall_ms += 1_000
-    answer = await applied(ledger, about(task.task_id, E.ABANDONED))
-    assert answer.task is not None
-    assert (answer.task.state, answer.task.receiver_url, answer.task.is_settled) == (S.DONE, None, True)
-    assert answer.task.updated_at_ms == clock.wall_ms
-    assert list(await ledger.undelivered(limit=9)) == []
-    assert await ledger.result(task.task_id) == labels()
-    clock.wall_ms += 1
-    retired = await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=9)
-    assert retired.tasks == 1
-
-
-async def test_a_report_that_comes_after_the_abandoning_is_believed(ledger: Ledger) -> None:
-    task = await done(ledger, new_task(receiver_url=RECEIVER), attempt="a")
-    await ledger.apply_many([about(task.task_id, E.ABANDONED), about(task.task_id, E.DELIVERED, "a")])
-    assert [t.state for t in await ledger.get_many([task.task_id])] == [S.DELIVERED]
-
-
-async def test_only_a_delivery_that_is_due_can_be_abandoned(ledger: Ledger) -> None:
-    waits_for_labels = await accepted(ledger, new_task(receiver_url=RECEIVER))
-    has_no_receiver = await done(ledger)
-    abandoned = await done(ledger, new_task(receiver_url=RECEIVER))
-    await applied(ledger, about(abandoned.task_id, E.ABANDONED))
-    for task in (waits_for_labels, has_no_receiver, abandoned):
-        (before,) = await ledger.get_many([task.task_id])
-        answer = await applied(ledger, about(task.task_id, E.ABANDONED))
-        assert (answer.task, answer.is_stale) == (before, True)
-
-
-# --- labels --------------------------------------------------------------------------------------------------------
-
-
-async def test_labels_of_a_board_that_was_thought_lost_still_win(ledger: Ledger) -> None:
-    task = await accepted(ledger)
-    await ledger.apply_many([sent_out(task.task_id, "a"), about(task.task_id, E.DEVICE_LOST, "a")])
-    answer = await applied(ledger, finished(task.task_id, "a"))
-    assert answer.task is not None
-    assert (answer.task.state, answer.task.attempt_id, answer.task.last_error) == (S.DONE, "a", None)
-    (attempt,) = (await ledger.details(task.task_id)).attempts
-    assert (attempt.failure, attempt.timings) == (None, labels().timings)
-
-
-async def test_labels_of_an_older_attempt_close_the_current_one(ledger: Ledger) -> None:
-    task = await accepted(ledger)
-    await ledger.apply_many(
-        [
-            sent_out(task.task_id, "a", DeviceId("atlas-1")),
-            about(task.task_id, E.DEVICE_LOST, "a"),
-            sent_out(task.task_id, "b", DeviceId("orin-1")),
-        ]
-    )
-    answer = await applied(ledger, finished(task.task_id, "a", device_id=None))
-    assert answer.task is not None
-    assert (answer.task.state, answer.task.attempt_id, answer.task.device_id) == (S.DONE, "a", "atlas-1")
-    first, second = (await ledger.details(task.task_id)).attempts
-    assert (first.attempt_id, first.failure) == ("a", None)
-    assert second.failure is not None
-    assert "superseded" in second.failure.message
-    late = await applied(ledger, finished(task.task_id, "b", labels(0.1)))
-    assert (late.task, late.is_stale) == (answer.task, False)
-    assert await ledger.result(task.task_id) == labels()
-
-
-async def test_labels_of_an_attempt_that_the_ledger_never_saw_win(ledger: Ledger) -> None:
-    task = await accepted(ledger)
-    await applied(ledger, sent_out(task.task_id, "b"))
-    answer = await applied(ledger, finished(task.task_id, "unseen", device_id=DeviceId("atlas-1")))
-    assert answer.task is not None
-    assert (answer.task.state, answer.task.attempt_id, answer.task.device_id) == (S.DONE, "unseen", "atlas-1")
-    attempts = (await ledger.details(task.task_id)).attempts
-    assert [(a.attempt_id, a.device_id, a.failure is None) for a in attempts] == [
-        ("b", BOARD, False),
-        ("unseen", "atlas-1", True),
-    ]
-
-
-async def test_late_labels_bring_a_dead_letter_back(ledger: Ledger) -> None:
-    task = await failed(ledger, new_task(receiver_url=RECEIVER))
-    assert task.attempt_id is not None
-    answer = await applied(ledger, finished(task.task_id, task.attempt_id))
-    assert answer.task is not None
-    assert (answer.task.state, answer.task.is_settled) == (S.DONE, False)
-    assert [t.task_id for t in await ledger.undelivered(limit=9)] == [task.task_id]
-
-
-@pytest.mark.parametrize("end", [E.CANCELLED, E.EXPIRED])
-async def test_labels_after_the_end_are_kept_by_nobody(ledger: Ledger, end: Event) -> None:
-    task = await accepted(ledger)
-    *_, ended = await ledger.apply_many([sent_out(task.task_id, "a"), about(task.task_id, end)])
-    answer = await applied(ledger, finished(task.task_id, "a"))
-    assert (answer.task, answer.is_stale) == (ended.task, False)
-    assert await ledger.result(task.task_id) is None
-
-
-async def test_an_attempt_of_another_task_cannot_win(ledger: Ledger) -> None:
-    task, other = await accepted(ledger), await accepted(ledger)
-    await applied(ledger, sent_out(other.task_id, "a"))
-    answer = await applied(ledger, finished(task.task_id, "a"))
-    assert (answer.task, answer.is_stale) == (task, True)
-
-
-async def test_labels_that_no_device_is_named_for_refuse_the_call_and_nobody_else(ledger: Ledger) -> None:
-    task = await accepted(ledger)
-    calls = [
-        ledger.apply_many([sent_out(task.task_id, "a"), finished(task.task_id, "unseen", device_id=None)]),
-        ledger.accept_many([new_task()]),
-    ]
-    refused, fine = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(refused, InvalidInput)
-    assert not isinstance(fine, BaseException)
-    assert list(await ledger.get_many([task.task_id])) == [task]
-    assert list(await ledger.open_attempts()) == []
-
-
-async def test_an_event_that_lacks_what_its_kind_needs_is_refused(ledger: Ledger) -> None:
-    task = await accepted(ledger)
-    attempt = AttemptId("a")
-    incomplete = [
-        LedgerEvent(task_id=task.task_id, event=E.SENT_OUT, attempt_id=attempt, device_id=BOARD),
-        LedgerEvent(task_id=task.task_id, event=E.SENT_OUT, attempt_id=attempt, reason="why"),
-        LedgerEvent(task_id=task.task_id, event=E.ACCEPTED),
-        LedgerEvent(task_id=task.task_id, event=E.DEVICE_LOST, attempt_id=attempt),
-        LedgerEvent(task_id=task.task_id, event=E.GAVE_UP, failure=failure()),
-        LedgerEvent(task_id=task.task_id, event=E.FINISHED, attempt_id=attempt, device_id=BOARD),
-        LedgerEvent(task_id=task.task_id, event=E.PICTURE_LOST),
-        finished(task.task_id, "a", labels(name="\udcff")),
-    ]
-    for event in incomplete:
-        with pytest.raises(InvalidInput):
-            await ledger.apply_many([sent_out(task.task_id, "b"), event])
-    assert list(await ledger.get_many([task.task_id])) == [task]
-
-
-async def test_no_labels_are_labels_too(ledger: Ledger) -> None:
-    task = await accepted(ledger)
-    nothing = labels().__class__(detections=(), width=None, height=None, timings=labels(service_ms=None).timings)
-    await ledger.apply_many([sent_out(task.task_id, "a"), finished(task.task_id, "a", nothing)])
-    assert await ledger.result(task.task_id) == nothing
-
-
-# --- deadlines -----------------------------------------------------------------------------------------------------
-
-
-async def test_open_tasks_expire_when_their_deadline_has_passed(ledger: Ledger, clock: SetClock) -> None:
-    soon, later, never = [await accepted(ledger, new_task(deadline_ms=ms)) for ms in (100, 101, None)]
-    settled = await done(ledger, new_task(deadline_ms=1))
-    await applied(ledger, sent_out(soon.task_id, "a"))
-    clock.wall_ms += 99
-    assert list(await ledger.expire_due()) == []
-    clock.wall_ms += 1
-    (answer,) = await ledger.expire_due()
-    assert answer.task is not None
-    assert (answer.task.task_id, answer.before, answer.task.state) == (soon.task_id, S.DISPATCHED, S.EXPIRED)
-    assert answer.task.attempt_id == "a"
-    states = {t.task_id: t.state for t in await ledger.get_many([later.task_id, never.task_id, settled.task_id])}
-    assert states == {later.task_id: S.QUEUED, never.task_id: S.QUEUED, settled.task_id: S.DONE}
-
-
-async def test_labels_that_come_after_the_deadline_are_not_taken(ledger: Ledger, clock: SetClock) -> None:
-    """Also before anybody has looked for tasks whose time is over."""
-    late, in_time, again = [await accepted(ledger, new_task(deadline_ms=100)) for _ in range(3)]
-    for task in (late, in_time, again):
-        await applied(ledger, sent_out(task.task_id, f"{task.task_id}-a"))
-    clock.wall_ms += 99
-    answer = await applied(ledger, finished(in_time.task_id, f"{in_time.task_id}-a"))
-    assert answer.task is not None
-    assert answer.task.state is S.DONE
-    clock.wall_ms += 1
-    answer = await applied(ledger, finished(late.task_id, f"{late.task_id}-a"))
-    assert answer.task is not None
-    assert (answer.before, answer.task.state, answer.is_stale) == (S.DISPATCHED, S.EXPIRED, False)
-    details = await ledger.details(late.task_id)
-    assert details.result is None
-    assert [(a.failure.kind if a.failure else None) for a in details.attempts] == [FailureKind.TIMED_OUT]
-    answer = await applied(ledger, finished(again.task_id, "another"))
-    assert answer.task is not None
-    assert answer.task.state is S.EXPIRED
-    assert [a.attempt_id for a in (await ledger.details(again.task_id)).attempts] == [f"{again.task_id}-a"]
-    answer = await applied(ledger, finished(in_time.task_id, f"{in_time.task_id}-a"))
-    assert answer.task is not None
-    assert answer.task.state is S.DONE, "labels that came in time stay"
-
-
-async def test_a_task_is_not_sent_out_after_its_deadline(ledger: Ledger, clock: SetClock) -> None:
-    task = await accepted(ledger, new_task(deadline_ms=0))
-    answer = await applied(ledger, sent_out(task.task_id, "a"))
-    assert answer.task is not None
-    assert answer.task.state is S.EXPIRED
-    assert list((await ledger.details(task.task_id)).attempts) == []
-
-
-async def test_late_labels_of_a_dead_letter_are_taken_whatever_its_deadline_was(
-    ledger: Ledger, clock: SetClock
-) -> None:
-    task = await failed(ledger, new_task(deadline_ms=1))
-    clock.wall_ms += 5
-    answer = await applied(ledger, finished(task.task_id, "late"))
-    assert answer.task is not None
-    assert answer.task.state is S.DONE
-
-
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -690,7 +430,6 @@ async def test_the_ids_beside_one_are_told(ledger: Ledger) -> None:
     assert await ledger.ids_beside(TaskId("t4")) == ["t1", "t3", "t5", "t7", "t9"]
     assert await ledger.ids_beside(TaskId("t3")) == ["t1", "t3", "t5", "t7"]
     assert await ledger.ids_beside(TaskId("x")) == ["t5", "t7", "t9"]
-    assert await ledger.ids_beside(TaskId("\ud800")) == [] or isinstance(ledger, MemoryLedger)
 
 
 async def test_a_list_goes_from_the_newest_down_page_by_page(ledger: Ledger) -> None:
@@ -753,98 +492,3 @@ async def test_a_higher_epoch_can_be_taken_and_a_lower_one_changes_nothing(ledge
     assert ledger.ownership == after
     assert await ledger.outrank(before.epoch) == after
     await accepted(ledger)
-
-
-# --- retention -----------------------------------------------------------------------------------------------------
-
-
-async def test_pictures_go_when_their_task_settled_long_ago(ledger: Ledger, clock: SetClock) -> None:
-    old = await done(ledger)
-    clock.wall_ms += 1_000
-    young = await done(ledger)
-    retired = await ledger.retire_images(settled_before_ms=clock.wall_ms, keep_bytes=10**9, limit=9)
-    assert (retired.images, retired.tasks) == ((old.image,), 0)
-    assert await ledger.live_images() == {young.image}
-    (changed,) = await ledger.changes_since(young.revision, limit=9)
-    assert (changed.task_id, changed.image, changed.updated_at_ms) == (old.task_id, None, old.updated_at_ms)
-    again = await ledger.retire_images(settled_before_ms=clock.wall_ms, keep_bytes=10**9, limit=9)
-    assert again.images == ()
-
-
-async def test_the_oldest_pictures_go_when_they_are_too_many(ledger: Ledger) -> None:
-    tasks = [await done(ledger, new_task(size_bytes=100)) for _ in range(4)]
-    retired = await ledger.retire_images(settled_before_ms=0, keep_bytes=250, limit=9)
-    assert retired.images == (tasks[0].image, tasks[1].image)
-    limited = await ledger.retire_images(settled_before_ms=0, keep_bytes=0, limit=1)
-    assert limited.images == (tasks[2].image,)
-
-
-async def test_pictures_that_are_still_needed_stay(ledger: Ledger, clock: SetClock) -> None:
-    needed = [
-        await accepted(ledger),
-        await failed(ledger),
-        await done(ledger, new_task(receiver_url=RECEIVER)),
-    ]
-    delivered = await done(ledger, new_task(receiver_url=RECEIVER))
-    await applied(ledger, about(delivered.task_id, E.DELIVERED))
-    clock.wall_ms += 1_000
-    retired = await ledger.retire_images(settled_before_ms=clock.wall_ms, keep_bytes=0, limit=9)
-    assert retired.images == (delivered.image,)
-    assert await ledger.live_images() == {task.image for task in needed}
-
-
-async def test_old_rows_go_and_are_still_counted(ledger: Ledger, clock: SetClock) -> None:
-    settled = [await done(ledger), await failed(ledger)]
-    kept = [await accepted(ledger), await done(ledger, new_task(receiver_url=RECEIVER))]
-    clock.wall_ms += 1_000
-    kept.append(await done(ledger))
-    retired = await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=9)
-    assert retired.tasks == 2
-    assert set(retired.images) == {task.image for task in settled}
-    assert list(await ledger.get_many([task.task_id for task in settled])) == []
-    with pytest.raises(NotKnown):
-        await ledger.details(settled[0].task_id)
-    assert {t.task_id for t in await ledger.get_many([t.task_id for t in kept])} == {t.task_id for t in kept}
-    totals = await ledger.totals()
-    assert totals.accepted == 5 == sum(totals.live.values()) + sum(totals.retired.values())
-    assert {s: n for s, n in totals.retired.items() if n} == {S.DONE: 1, S.FAILED: 1}
-    assert dict(totals.live) == dict(await ledger.counts())
-
-
-async def test_rows_go_at_most_so_many_at_a_time_the_oldest_first(ledger: Ledger, clock: SetClock) -> None:
-    tasks = [await done(ledger) for _ in range(3)]
-    clock.wall_ms += 1
-    assert (await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=2)).tasks == 2
-    assert [t.task_id for t in await ledger.get_many([t.task_id for t in tasks])] == [tasks[2].task_id]
-
-
-async def test_a_retired_submission_is_still_the_same_submission(ledger: Ledger, clock: SetClock) -> None:
-    task = await done(ledger, new_task(key="k"))
-    clock.wall_ms += 1_000
-    await ledger.retire_tasks(settled_before_ms=clock.wall_ms - 1, keys_before_ms=clock.wall_ms, limit=9)
-    same, other = await ledger.accept_many([new_task(key="k"), new_task(key="k", image_digest="e" * 64)])
-    assert (same.created, same.conflict) == (False, False)
-    assert (same.task.task_id, same.task.state, same.task.image) == (task.task_id, S.DONE, None)
-    assert (other.created, other.conflict) == (False, True)
-    assert (await ledger.totals()).accepted == 1
-
-
-async def test_a_key_is_remembered_for_its_time_after_its_row_went_however_late_that_was(
-    ledger: Ledger, clock: SetClock
-) -> None:
-    await done(ledger, new_task(key="k"))
-    clock.wall_ms += 1_000_000  # nobody retired anything for long
-    for moved_ms, is_new in ((0, False), (1_000, False), (1, True)):
-        clock.wall_ms += moved_ms
-        before_ms = clock.wall_ms - 1_000
-        await ledger.retire_tasks(settled_before_ms=before_ms, keys_before_ms=before_ms, limit=9)
-        (answer,) = await ledger.accept_many([new_task(key="k")])
-        assert answer.created is is_new
-
-
-async def test_a_seq_is_never_used_again(ledger: Ledger, clock: SetClock) -> None:
-    task = await done(ledger)
-    clock.wall_ms += 1
-    await ledger.retire_tasks(settled_before_ms=clock.wall_ms, keys_before_ms=0, limit=9)
-    assert (await accepted(ledger)).seq > task.seq
-    assert await ledger.live_images() != {ImageRef("")}

@@ -19,6 +19,7 @@ from edgesched.v1 import types_pb2 as types
 from edgesched.v1.task_manager_pb2 import (
     PRIORITY_HIGH,
     PRIORITY_LOW,
+    PRIORITY_NORMAL,
     TASK_STATE_DONE,
     TASK_STATE_QUEUED,
     GetStatsRequest,
@@ -191,8 +192,8 @@ async def test_an_urgent_picture_overtakes_a_backlog(tmp_path: Path) -> None:
 async def test_a_backlog_of_one_line_beyond_the_memory_holds_up_no_other_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "LINE_CAPACITY", 4)
-    monkeypatch.setattr(dispatcher, "REFILL_BELOW", 2)
+    monkeypatch.setattr(dispatcher, "LONGEST_LINE", 4)
+    monkeypatch.setattr(dispatcher, "SHORTEST_LINE", 2)
     placement = ListedBoards([], window=1)
     async with serving(FakeBoard("b1")) as board, task_manager(tmp_path, placement) as client:
         low = [await client.submit(priority=PRIORITY_LOW) for _ in range(12)]
@@ -204,6 +205,25 @@ async def test_a_backlog_of_one_line_beyond_the_memory_holds_up_no_other_line(
 
     assert stats.queued == {Line("shapes", Priority.LOW): 12, Line("shapes", Priority.HIGH): 2}
     assert [dispatch.task_id for dispatch in board.dispatches] == [high[0], low[0], high[1], *low[1:]]
+
+
+async def test_many_lines_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "QUEUE_CAPACITY", 12)
+    monkeypatch.setattr(dispatcher, "SHORTEST_LINE", 2)
+    placement = ListedBoards([])
+    async with serving(FakeBoard("b1")) as board, task_manager(tmp_path, placement) as client:
+        priorities = (PRIORITY_LOW, PRIORITY_NORMAL, PRIORITY_HIGH)
+        firsts = [await client.submit(priority=priority) for priority in priorities]
+        for task_id in firsts:  # until the dispatcher knows all three lines
+            while "no device" not in (await client.details(task_id)).waits_for:
+                pass
+        ids = [await client.submit(priority=priority) for priority in priorities for _ in range(5)]
+        waits = [(await client.details(task_id)).waits_for for task_id in (ids[4], ids[9], ids[14])]
+        placement.boards.append(board)
+        for task_id in ids:
+            await client.until(task_id, lambda task: task.state is State.DONE)
+
+    assert waits == ["at least 4 tasks are in line before it"] * 3
 
 
 # --- links that break ---

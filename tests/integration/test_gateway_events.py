@@ -16,9 +16,9 @@ from aiohttp import web
 from edgesched.domain.lifecycle import State
 from edgesched.domain.task import TaskId
 from gateway.api.events import Events
-from gateway.api.health import Health
 from gateway.app import Gateway, listening
 from gateway.events import MAX_TASKS_PER_TICK, MAX_WAITING, EventHub, Reader, frame
+from gateway.lookout import Lookout
 from gateway.problems import problems
 from tests.integration.test_gateway_tasks import TASK
 from tests.support.fleets import finished, request
@@ -179,8 +179,8 @@ async def small_gateway(
 ) -> AsyncIterator[tuple[str, EventHub, Gateway]]:
     async with gateway_parts(ManualClock()) as parts:
         desk = tasks or CannedTasks()
-        health = Health(parts.fleet, desk, parts.rivals)
-        hub = EventHub(parts.registry, parts.fleet, desk, parts.activity, troubles=health.troubles)
+        lookout = Lookout(parts.fleet, desk, parts.rivals)
+        hub = EventHub(parts.registry, parts.fleet, desk, parts.activity, lookout)
         app = web.Application(middlewares=[problems])
         for route in Events(hub, parts.activity, **options).routes():
             app.router.add_get(route.path, route.handler)

@@ -222,7 +222,7 @@ class LedgerMachine(RuleBasedStateMachine):
         (totals,) = self.both(lambda ledger: ledger.totals())
         assert sum(totals.live.values()) + sum(totals.retired.values()) == totals.accepted
         assert totals.live == self.run(self.sqlite.counts())
-        assert self.sqlite.queued() == self.memory.queued()
+        assert self.run(self.sqlite.queued()) == self.run(self.memory.queued())
 
     @invariant()
     def labels_have_exactly_one_winner(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from edgesched.errors import visible
+from edgesched.logs import TextFormatter
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,11 @@ from edgesched.errors import visible
 )
 def test_what_would_steer_a_terminal_is_spelled_out(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+@pytest.mark.parametrize("reason", ["\x1b[2Jgone", "\x1b[2J and gone\nforged line"])
+def test_a_log_on_a_terminal_does_not_steer_it_either(reason: str) -> None:
+    record = logging.makeLogRecord({"msg": "device.unhealthy", "reason": reason})
+    line = TextFormatter().format(record)
+    assert "[2J" in line
+    assert line.isprintable()
